@@ -1,0 +1,50 @@
+# Needs make and CPython 3.11 or 3.12; everything else goes into .venv. PYTHON=... names the interpreter to build on.
+
+SOURCES = event_streaming_bus flows registry api store tests deploy
+PY = .venv/bin/python
+READY = .venv/.installed
+
+.DEFAULT_GOAL = help
+.PHONY: help demo test check bench serve constraints clean
+
+help:  ## what there is to make
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+demo: $(READY)  ## real flights through the bus: publish, flows, answers, history (under two minutes)
+	@$(PY) deploy/demo/run.py
+
+test: $(READY)  ## every test that can run here
+	@$(PY) -m pytest
+
+check: $(READY)  ## what must hold before a change lands: lint, format, types, layers, tests
+	$(PY) -m ruff check $(SOURCES)
+	$(PY) -m ruff format --check $(SOURCES)
+	$(PY) -m mypy
+	.venv/bin/lint-imports
+	$(PY) -m pytest -W error
+
+bench: $(READY)  ## the speed table
+	@$(PY) tests/benchmarks/run.py
+
+serve: $(READY)  ## the HTTP API on 127.0.0.1:8080, data in ./esb-data
+	@.venv/bin/esb serve
+
+constraints: $(READY)  ## resolve pyproject.toml again and rewrite constraints.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check uv
+	@printf 'hatchling\neditables\n' | $(PY) -m uv pip compile pyproject.toml - --extra dev --universal --upgrade \
+	  --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
+	  --quiet --output-file constraints.txt
+	@echo "constraints.txt written; 'make check' tries it"
+
+clean:  ## remove .venv, caches and what the demo made
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build demo-data
+	@find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Any Python from 3.6 on can run the script; the script finds the right one, or says what is missing.
+$(READY): pyproject.toml constraints.txt deploy/setup_venv.py
+	@for python in $(PYTHON) python3 python python3.12 python3.11; do \
+	  if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 6))' >/dev/null 2>&1; then \
+	    PYTHON='$(PYTHON)' exec "$$python" deploy/setup_venv.py; \
+	  fi; \
+	done; \
+	echo "No Python 3 found. Install CPython 3.11 or 3.12, then run make again." >&2; exit 1

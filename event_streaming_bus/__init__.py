@@ -1,0 +1,54 @@
+"""An event streaming bus and dataflow pipeline framework on Bytewax.
+
+The public names are imported when they are first used, so that a worker never loads the web stack and a publisher never
+loads Bytewax.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+__version__: Final = "0.1.0"
+
+_NAMES: Final = {
+    "Bus": "bus",
+    "Event": "models",
+    "EventConfig": "models",
+    "EventPriority": "models",
+    "EventPublishingService": "publishing",
+    "SchemaRegistryService": "registry.service",
+    "StreamConfig": "models",
+    "StreamManagementService": "flows.service",
+    "open_bus": "bus",
+}
+
+__all__ = [
+    "Bus",
+    "Event",
+    "EventConfig",
+    "EventPriority",
+    "EventPublishingService",
+    "SchemaRegistryService",
+    "StreamConfig",
+    "StreamManagementService",
+    "__version__",
+    "open_bus",
+]
+
+if TYPE_CHECKING:
+    from event_streaming_bus.bus import Bus, open_bus
+    from event_streaming_bus.flows.service import StreamManagementService
+    from event_streaming_bus.models import Event, EventConfig, EventPriority, StreamConfig
+    from event_streaming_bus.publishing import EventPublishingService
+    from event_streaming_bus.registry.service import SchemaRegistryService
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        module = import_module(f"{__name__}.{_NAMES[name]}")
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    return getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_NAMES})

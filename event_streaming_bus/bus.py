@@ -1,0 +1,68 @@
+"""The composition root: a data folder opened, and the services over it."""
+
+import os
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from event_streaming_bus.models import DEFAULT_TENANT, StreamConfig, StreamInfo
+from event_streaming_bus.publishing import EventPublishingService
+from event_streaming_bus.registry.service import SchemaRegistryService
+from event_streaming_bus.store.log.base import EventLog
+from event_streaming_bus.store.storage import Storage, open_storage
+
+if TYPE_CHECKING:
+    from event_streaming_bus.flows.service import StreamManagementService
+
+
+class Bus:
+    """An open bus: its log, and its services, each built once and when it is first asked for."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+
+    @property
+    def folder(self) -> Path:
+        """The data folder."""
+        return self.storage.folder
+
+    @property
+    def log(self) -> EventLog:
+        """The log below: streams, offsets, reading and waiting."""
+        return self.storage.log
+
+    @cached_property
+    def publishing(self) -> EventPublishingService:
+        return EventPublishingService(self.storage)
+
+    @cached_property
+    def schemas(self) -> SchemaRegistryService:
+        return SchemaRegistryService(self.storage)
+
+    @cached_property
+    def processors(self) -> "StreamManagementService":
+        from event_streaming_bus.flows.service import StreamManagementService  # loads Bytewax: only for those who need it
+
+        return StreamManagementService(self.storage)
+
+    def create_stream(self, name: str, *, tenant_id: str = DEFAULT_TENANT, partitions: int = 1) -> StreamInfo:
+        """Make a stream, or find the one that is there with the same settings. ``log.create_stream`` takes all settings."""
+        return self.log.create_stream(StreamConfig(name=name, tenant_id=tenant_id, partitions=partitions))
+
+    def close(self) -> None:
+        """Stop the processors that were started here and close what is open."""
+        if "processors" in self.__dict__:
+            self.processors.close()
+        self.storage.close()
+
+    def __enter__(self) -> "Bus":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+
+def open_bus(url: str | os.PathLike[str] | None = None) -> Bus:
+    """Open the bus in a data folder: a path, ``embedded:PATH``, or by default ``ESB_DATA`` or ``./esb-data``."""
+    return Bus(open_storage(url))

@@ -1,0 +1,120 @@
+"""Every error that the bus raises on purpose.
+
+All share ``BusError``. The class docstring is the default message and says what to do next. ``details`` hold the facts as
+data, for problem documents and logs. Errors know nothing of HTTP; ``api/problems.py`` maps them.
+"""
+
+from typing import Any
+
+
+class BusError(Exception):
+    """The event streaming bus could not do what was asked."""
+
+    def __init__(self, message: str | None = None, **details: Any) -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip())
+        self.details: dict[str, Any] = details
+
+    @property
+    def message(self) -> str:
+        return str(self.args[0])
+
+
+# --- what the caller said -------------------------------------------------------------------------------------------
+
+
+class InvalidInputError(BusError):
+    """A value is not acceptable. The message names the place and what would be accepted."""
+
+
+class ConfigError(InvalidInputError):
+    """A configuration is not acceptable. ``details['path']`` names the place, as in ``processors[2].window_config``."""
+
+
+class FlowError(ConfigError):
+    """A flow is not acceptable. The message names the processor and what would be accepted."""
+
+
+class ExpressionError(InvalidInputError):
+    """An expression does not parse or uses something that is not allowed. The message points at the column."""
+
+
+class SchemaError(InvalidInputError):
+    """A schema is not acceptable. The message names the place in the schema."""
+
+
+class ValidationFailedError(InvalidInputError):
+    """An event breaks its stream's schema. ``details['violations']`` lists each path with its reason."""
+
+
+class PayloadTooLargeError(InvalidInputError):
+    """A payload is larger than the limit. Publish a reference to the data instead, or raise ``max_payload_bytes``."""
+
+
+class QueryError(InvalidInputError):
+    """The SQL is not acceptable: one SELECT statement over the documented tables is."""
+
+
+# --- what is not there, or in the way ---------------------------------------------------------------------------------
+
+
+class NotFoundError(BusError):
+    """What was asked for does not exist."""
+
+
+class StreamNotFoundError(NotFoundError):
+    """The stream does not exist. ``esb stream create NAME`` makes one; ``esb stream list`` shows what there is."""
+
+
+class SchemaNotFoundError(NotFoundError):
+    """The schema does not exist."""
+
+
+class ProcessorNotFoundError(NotFoundError):
+    """The processor does not exist."""
+
+
+class EventNotFoundError(NotFoundError):
+    """The event is not in the history."""
+
+
+class AlreadyExistsError(BusError):
+    """Something with this name exists already, with other settings."""
+
+
+class InvalidStateError(BusError):
+    """The thing is in a state that does not allow this, for instance a processor that is already running."""
+
+
+class OffsetOutOfRangeError(BusError):
+    """The offset is outside of what the partition holds; ``details`` has ``begin`` and ``end``."""
+
+
+class FencedError(BusError):
+    """Another, newer process has taken over this work. This process must stop; its last output was not written."""
+
+
+class InUseError(BusError):
+    """Another process holds this resource. Stop that process, or use another data folder or port."""
+
+
+# --- what went wrong below --------------------------------------------------------------------------------------------
+
+
+class StorageError(BusError):
+    """The storage below failed. Nothing of the failed operation was kept."""
+
+
+class DiskFullError(StorageError):
+    """The disk is full. Nothing of this append was kept; free some space and publish again."""
+
+
+class CorruptLogError(StorageError):
+    """The log file is damaged. Restore it from a backup; events outside of the named place are not affected."""
+
+
+class UnsupportedFormatError(StorageError):
+    """The data folder was written by a newer version of the bus. Upgrade the bus to open it."""
+
+
+class ClosedError(BusError):
+    """The log is closed."""

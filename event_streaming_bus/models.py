@@ -1,0 +1,262 @@
+"""The vocabulary: the event envelope, streams and positions. Imports nothing of ours but ids and errors.
+
+Times are integers: milliseconds since 1970-01-01 UTC, in fields that end in ``_ms``. ``rfc3339`` writes one as text.
+"""
+
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import msgspec
+
+from event_streaming_bus.errors import InvalidInputError
+
+DEFAULT_TENANT: Final = "default"
+DEFAULT_MAX_PAYLOAD_BYTES: Final = 1 << 20
+MAX_PARTITIONS: Final = 4096
+
+JsonValue: TypeAlias = Any
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND: Final = timedelta(milliseconds=1)
+_MIN_TIME_MS: Final = -62_135_596_800_000
+_MAX_TIME_MS: Final = 253_402_300_799_999
+
+
+class EventPriority(StrEnum):
+    """How urgent an event is. Each priority is a lane of its own in every partition."""
+
+    CRITICAL = "CRITICAL"
+    HIGH = "HIGH"
+    NORMAL = "NORMAL"
+    LOW = "LOW"
+
+
+LANES: Final = tuple(EventPriority)
+"""The lanes in reading order, most urgent first."""
+
+
+class CompressionType(StrEnum):
+    """The codec of a record batch."""
+
+    NONE = "NONE"
+    GZIP = "GZIP"
+    SNAPPY = "SNAPPY"
+    LZ4 = "LZ4"
+    ZSTD = "ZSTD"
+
+
+class SerializationFormat(StrEnum):
+    """How a payload is written as bytes."""
+
+    JSON = "JSON"
+    AVRO = "AVRO"
+
+
+class ProcessorType(StrEnum):
+    """What a processor does with its events."""
+
+    FILTER = "FILTER"
+    MAP = "MAP"
+    AGGREGATE = "AGGREGATE"
+    JOIN = "JOIN"
+    WINDOW = "WINDOW"
+    CUSTOM = "CUSTOM"
+
+
+class ProcessorStatus(StrEnum):
+    """Where a processor is in its life."""
+
+    CREATED = "CREATED"
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    STOPPING = "STOPPING"
+    STOPPED = "STOPPED"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+
+
+class ErrorHandlingStrategy(StrEnum):
+    """What happens to an event that a processor cannot process."""
+
+    RETRY = "RETRY"
+    SKIP = "SKIP"
+    DEAD_LETTER = "DEAD_LETTER"
+    STOP = "STOP"
+
+
+class ProcessingStage(StrEnum):
+    """The stage of an event's processing that a history row tells of."""
+
+    PUBLISH = "PUBLISH"
+    VALIDATION = "VALIDATION"
+    ROUTING = "ROUTING"
+    ENRICHMENT = "ENRICHMENT"
+    PROCESSING = "PROCESSING"
+    DELIVERY = "DELIVERY"
+    RETRY = "RETRY"
+    DEAD_LETTER = "DEAD_LETTER"
+
+
+class InvalidEventPolicy(StrEnum):
+    """What a stream does with an event that breaks its schema."""
+
+    REFUSE = "REFUSE"
+    DEAD_LETTER = "DEAD_LETTER"
+
+
+# gc=False: envelopes are made by the million and hold no reference cycles.
+class Event(msgspec.Struct, frozen=True, gc=False):
+    """One event: its envelope and its payload as bytes.
+
+    ``data`` is the payload as written by ``serialization_format``; ``payload`` decodes it. ``timestamp_ms`` is the event
+    time, which windows go by. ``key`` decides the partition: events with equal keys keep their order within a lane.
+    """
+
+    event_id: str
+    event_type: str
+    timestamp_ms: int
+    data: bytes
+    key: str | None = None
+    source_capability: str = ""
+    aggregate_id: str | None = None
+    aggregate_type: str | None = None
+    metadata: dict[str, JsonValue] | None = None
+    correlation_id: str | None = None
+    causation_id: str | None = None
+    priority: EventPriority = EventPriority.NORMAL
+    compression_type: CompressionType | None = None
+    serialization_format: SerializationFormat = SerializationFormat.JSON
+    max_retries: int = 3
+    tenant_id: str = DEFAULT_TENANT
+    user_id: str | None = None
+    schema_id: str | None = None
+    traceparent: str | None = None
+
+    @property
+    def payload(self) -> JsonValue:
+        """The decoded payload. Raises ``msgspec.DecodeError`` if the bytes are not what the format says."""
+        return msgspec.json.decode(self.data)
+
+    @property
+    def timestamp(self) -> datetime:
+        """The event time, aware, in UTC."""
+        return _EPOCH + self.timestamp_ms * _MILLISECOND
+
+
+class EventConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a publisher says of an event, beside its payload.
+
+    All but ``event_type`` may be left out. ``event_id`` makes publishing idempotent: publishing the same id again returns
+    the first receipt and appends nothing. ``key`` falls back to ``aggregate_id``; ``timestamp`` (RFC 3339 text, epoch
+    milliseconds or a datetime) to the time of publishing; ``compression_type`` to the stream's codec.
+    """
+
+    event_type: str
+    source_capability: str = ""
+    aggregate_id: str | None = None
+    aggregate_type: str | None = None
+    metadata: dict[str, JsonValue] | None = None
+    correlation_id: str | None = None
+    causation_id: str | None = None
+    priority: EventPriority = EventPriority.NORMAL
+    compression_type: CompressionType | None = None
+    serialization_format: SerializationFormat = SerializationFormat.JSON
+    max_retries: int = 3
+    event_id: str | None = None
+    key: str | None = None
+    timestamp: Any = None  # str | int | datetime | None; msgspec decodes no union of text and datetime
+    traceparent: str | None = None
+
+
+class StreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a stream is made with. ``None`` for a retention means: kept for ever.
+
+    ``retention_ms`` counts from when an event was appended; ``retention_bytes`` is a bound on the stored bytes of the
+    whole stream. Both drop whole record batches, oldest first. ``schema_id`` names the schema that guards the stream.
+    """
+
+    name: str
+    tenant_id: str = DEFAULT_TENANT
+    partitions: int = 1
+    compression_type: CompressionType = CompressionType.LZ4
+    retention_ms: int | None = None
+    retention_bytes: int | None = None
+    schema_id: str | None = None
+    on_invalid: InvalidEventPolicy = InvalidEventPolicy.REFUSE
+    description: str = ""
+
+
+class StreamInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A stream as it is: its settings, its id and when it was made."""
+
+    stream_id: str
+    config: StreamConfig
+    created_at_ms: int
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    @property
+    def tenant_id(self) -> str:
+        return self.config.tenant_id
+
+    def splits(self) -> list["Split"]:
+        """Every split of the stream: each partition's lanes, most urgent lane first."""
+        return [Split(self.stream_id, lane, p) for p in range(self.config.partitions) for lane in LANES]
+
+
+class Split(NamedTuple):
+    """One ordered sequence of events: a lane of a partition of a stream."""
+
+    stream_id: str
+    lane: EventPriority
+    partition: int
+
+    def __str__(self) -> str:
+        return f"{self.stream_id}/{self.partition}/{self.lane.value.lower()}"
+
+
+class Position(NamedTuple):
+    """Where an event is: the ``offset`` counts from 0 within a split, without gaps until retention drops the oldest."""
+
+    split: Split
+    offset: int
+
+
+class Receipt(msgspec.Struct, frozen=True, gc=False):
+    """Proof that an event is on disk, and where. ``duplicate``: it had been there before, nothing was appended."""
+
+    event_id: str
+    position: Position
+    duplicate: bool = False
+
+
+def rfc3339(time_ms: int) -> str:
+    """``2013-01-01T10:00:00.000Z``: UTC with milliseconds."""
+    text = (_EPOCH + time_ms * _MILLISECOND).isoformat(timespec="milliseconds")
+    return text.removesuffix("+00:00") + "Z"
+
+
+def time_ms(value: str | int | datetime) -> int:
+    """Epoch milliseconds of an RFC 3339 text (UTC if it names no offset), a datetime (likewise) or epoch milliseconds.
+
+    Raises ``InvalidInputError`` for anything else, and for times before the year 1 or after 9999.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        if not _MIN_TIME_MS <= value <= _MAX_TIME_MS:
+            raise InvalidInputError(f"timestamp: {value} lies outside of the years 1 to 9999; expected epoch milliseconds")
+        return value
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise InvalidInputError(
+                f"timestamp: {value!r} is no time; expected RFC 3339 as in 2013-01-01T10:00:00Z, or epoch milliseconds"
+            ) from None
+    if not isinstance(value, datetime):
+        raise InvalidInputError(f"timestamp: expected RFC 3339 text, epoch milliseconds or a datetime, got {value!r}")
+    if value.tzinfo is None:
+        value = value.replace(tzinfo=UTC)
+    return (value - _EPOCH) // _MILLISECOND

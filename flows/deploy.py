@@ -1,0 +1,70 @@
+"""Deploying a flow: its schemas registered, its streams made, its processors entered in the catalog, and its plan made."""
+
+import msgspec
+
+from event_streaming_bus.errors import ConfigError, SchemaError, StreamNotFoundError
+from event_streaming_bus.flows.plan import Plan, make_plan, missing_stream
+from event_streaming_bus.flows.spec import FlowSpec, StreamSpec, to_data
+from event_streaming_bus.models import StreamConfig, StreamInfo
+from event_streaming_bus.registry.service import SchemaRegistryService
+from event_streaming_bus.store.storage import Storage
+
+
+def deploy(spec: FlowSpec, storage: Storage) -> Plan:
+    """Make what the flow declares and is not there yet, and plan it. Doing it again changes nothing.
+
+    Raises ``StreamNotFoundError`` for a stream that is neither declared nor there, ``AlreadyExistsError`` for one that is there
+    with other settings, and the registry's errors for its schemas; each names the place in the flow.
+    """
+    registry = SchemaRegistryService(storage)
+    for i, schema in enumerate(spec.schemas):
+        try:
+            registry.register(schema, spec.tenant_id, created_by=f"flow:{spec.name}")
+        except (ConfigError, SchemaError) as error:
+            raise type(error)(f"schemas[{i}]: {error.message}", **error.details) from error
+    for stream in spec.streams:
+        storage.log.create_stream(_stream_config(stream, spec.tenant_id, registry))
+    streams = _find_streams(spec, storage)
+    processor_ids = {
+        processor.processor_name: storage.catalog.upsert_processor(
+            spec.tenant_id,
+            spec.name,
+            processor.processor_name,
+            msgspec.json.encode(to_data(processor)).decode(),
+            created_by=f"flow:{spec.name}",
+        ).processor_id
+        for processor in spec.processors
+    }
+    return make_plan(spec, streams, processor_ids)
+
+
+def _stream_config(stream: StreamSpec, tenant_id: str, registry: SchemaRegistryService) -> StreamConfig:
+    schema_id = None
+    if stream.schema is not None:
+        name, _, version = stream.schema.partition("@")
+        schema_id = registry.find(tenant_id, name, version or None).schema_id
+    return StreamConfig(
+        name=stream.name,
+        tenant_id=tenant_id,
+        partitions=stream.partitions,
+        compression_type=stream.compression_type,
+        retention_ms=stream.retention_ms,
+        retention_bytes=stream.retention_bytes,
+        schema_id=schema_id,
+        on_invalid=stream.on_invalid,
+        description=stream.description,
+    )
+
+
+def _find_streams(spec: FlowSpec, storage: Storage) -> dict[str, StreamInfo]:
+    streams: dict[str, StreamInfo] = {}
+    for number, processor in enumerate(spec.processors):
+        for key in ("source_stream_id", "target_stream_id"):
+            name = getattr(processor, key)
+            if name is None or name in streams or (key == "source_stream_id" and spec.processor(name) is not None):
+                continue
+            try:
+                streams[name] = storage.log.find_stream(spec.tenant_id, name)
+            except StreamNotFoundError as error:
+                raise missing_stream(spec, number, key, error) from error
+    return streams

@@ -1,0 +1,245 @@
+"""AGGREGATE: sums up the events of each group in each window.
+
+An output payload holds the group's fields, ``window_start``, ``window_end`` and one field for each aggregation.
+"""
+
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from event_streaming_bus.flows.checker import (
+    BAD,
+    Field,
+    FieldPath,
+    Path,
+    Problems,
+    Table,
+    choice,
+    dotted_path,
+    list_of,
+    read_table,
+    required,
+    text,
+)
+
+if TYPE_CHECKING:
+    from event_streaming_bus.flows.codegen import Code, Reading
+    from event_streaming_bus.flows.plan import Node
+    from event_streaming_bus.flows.spec import ProcessorSpec
+
+COLLECTION: Final = "{}"
+"""What is collected: by ``(window start, group value, ...)`` the indexes of the events, then each field's values in step."""
+
+MAX_AGGREGATIONS: Final = 100
+MAX_GROUP_FIELDS: Final = 20
+WINDOW_START: Final = "window_start"
+WINDOW_END: Final = "window_end"
+
+
+class AggregationFunction(StrEnum):
+    """How values are summed up. ``count`` counts events, or with a field the events in which it is present."""
+
+    SUM = "sum"
+    COUNT = "count"
+    AVG = "avg"
+    MIN = "min"
+    MAX = "max"
+
+
+class Aggregation(msgspec.Struct, frozen=True, kw_only=True):
+    """One output value: a function over a field of the payload, and the name it is written under.
+
+    ``field`` is None for a bare ``count`` only.
+    """
+
+    function: AggregationFunction
+    field: FieldPath | None
+    name: str
+
+
+class AggregateLogic(msgspec.Struct, frozen=True, kw_only=True):
+    """The ``processing_logic`` of an AGGREGATE. No two of its output names are equal. No ``group_by``: one group."""
+
+    aggregations: tuple[Aggregation, ...]
+    group_by: tuple[FieldPath, ...] = ()
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """The output name of each group field: its path, dots turned into underscores."""
+        return tuple("_".join(path) for path in self.group_by)
+
+    def to_data(self) -> dict[str, object]:
+        data: dict[str, object]
+        items = [_aggregation_data(item) for item in self.aggregations]
+        if len(items) == 1:
+            data = {_SHORT.get(key, key): value for key, value in items[0].items()}
+        else:
+            data = {"aggregations": items}
+        if self.group_by:
+            data["group_by"] = [".".join(path) for path in self.group_by]
+        return data
+
+
+_SHORT: Final = {"function": "aggregation_function", "field": "aggregation_field"}
+
+
+def _aggregation_data(item: Aggregation) -> dict[str, object]:
+    data: dict[str, object] = {"function": item.function.value}
+    if item.field is not None:
+        data["field"] = ".".join(item.field)
+    if item.name != default_name(item.function, item.field):
+        data["as"] = item.name
+    return data
+
+
+def default_name(function: AggregationFunction, field: FieldPath | None) -> str:
+    """``<function>_<field>``, dots turned into underscores; the bare function without a field."""
+    return "_".join((function.value, *(field or ())))
+
+
+_FUNCTION: Final = choice([item.value for item in AggregationFunction], fold=str.lower)
+_NAME: Final = text(r"[^.\s]([^.]*[^.\s])?", "a field name without dots", 200)
+_AGGREGATION: Final[Table] = {
+    "function": required(_FUNCTION),
+    "field": Field(dotted_path),
+    "as": Field(_NAME),
+}
+
+
+def _read_aggregation(value: object, path: Path, problems: Problems) -> Any:
+    values = read_table(value, path, _AGGREGATION, problems)
+    if values is None:
+        return BAD
+    return _aggregation(values["function"], values["field"], values["as"], (*path, "field"), problems)
+
+
+def _aggregation(function: str, field: FieldPath | None, name: str | None, field_at: Path, problems: Problems) -> Any:
+    kind = AggregationFunction(function)
+    if field is None and kind is not AggregationFunction.COUNT:
+        return problems.add(field_at, f"required, but missing: {kind} needs a field; only count does without")
+    return Aggregation(function=kind, field=field, name=name or default_name(kind, field))
+
+
+_LOGIC: Final[Table] = {
+    "aggregation_function": Field(_FUNCTION),
+    "aggregation_field": Field(dotted_path),
+    "as": Field(_NAME),
+    "aggregations": Field(list_of(_read_aggregation, least=1, most=MAX_AGGREGATIONS)),
+    "group_by": Field(list_of(dotted_path, most=MAX_GROUP_FIELDS), default=()),
+}
+
+
+def read_logic(value: object, path: Path, problems: Problems) -> Any:
+    """The ``AggregateLogic`` of a ``processing_logic``, in its short form (one aggregation) or with a list of them."""
+    values = read_table(value, path, _LOGIC, problems)
+    if values is None:
+        return BAD
+    function, several = values["aggregation_function"], values["aggregations"]
+    short = [key for key in ("aggregation_function", "aggregation_field", "as") if values[key] is not None]
+    aggregations: tuple[Aggregation, ...]
+    if several is not None:
+        if short:
+            return problems.add(path, f"expected either aggregations or {short[0]}, got both")
+        aggregations = several
+    elif function is None:
+        return problems.add(path, "expected aggregation_function (with aggregation_field) or a list of aggregations")
+    else:
+        one = _aggregation(function, values["aggregation_field"], values["as"], (*path, "aggregation_field"), problems)
+        if one is BAD:
+            return BAD
+        aggregations = (one,)
+    logic = AggregateLogic(aggregations=aggregations, group_by=values["group_by"])
+    writers = [f"aggregations[{i}]" for i in range(len(several))] if several else ["aggregation_function"]
+    return logic if _names_differ(logic, writers, path, problems) else BAD
+
+
+def _names_differ(logic: AggregateLogic, writers: list[str], path: Path, problems: Problems) -> bool:
+    taken = {WINDOW_START: "the window's start", WINDOW_END: "the window's end"}
+    fine = True
+    rename = "rename the field with a MAP first"
+    outputs: list[tuple[str, Path, str, str]]
+    outputs = [(f"group_by[{i}]", ("group_by", i), name, rename) for i, name in enumerate(logic.group_names)]
+    for i, (writer, item) in enumerate(zip(writers, logic.aggregations, strict=True)):
+        place: Path = ("aggregations", i) if writer.endswith("]") else (writer,)
+        outputs.append((writer, place, item.name, "name it with 'as'"))
+    for writer, place, name, way_out in outputs:
+        if name in taken:
+            problems.add((*path, *place), f"{name!r} is written by {taken[name]} and by {writer}; {way_out}")
+            fine = False
+        taken.setdefault(name, writer)
+    return fine
+
+
+def payload_paths(spec: "ProcessorSpec") -> Iterator[FieldPath]:
+    """The payload paths that are read."""
+    logic = _logic(spec)
+    yield from logic.group_by
+    yield from (item.field for item in logic.aggregations if item.field is not None)
+
+
+def generate(node: "Node", number: str, code: "Code", reading: "Reading", below: "Callable[[Reading], None]") -> None:
+    """Write the lines of one AGGREGATE: events are gathered by window and group. Nothing reads on from here."""
+    from event_streaming_bus.flows.aggregations import field_plans
+
+    logic, window = _logic(node.spec), node.spec.window
+    assert window is not None  # noqa: S101 - the spec stage has seen to it
+    plans = field_plans(logic.aggregations)
+    values = [f"v{number}_{i}" for i in range(len(plans))]
+    groups = [f"g{number}_{i}" for i in range(len(logic.group_by))]
+    with code.block("try:"):
+        code.line(f"t = {reading.resolve(('timestamp',))}")
+        shifted = f"(t - {window.offset_ms})" if window.offset_ms else "t"
+        for name, path in zip(groups, logic.group_by, strict=True):
+            code.line(f"{name} = {reading.field(path)}")
+            with code.block(f"if {name}.__class__ is not str:"):
+                code.line(f"{name} = {code.constant('_group_value', group_value)}({name}, {'.'.join(path)!r})")
+        for name, plan in zip(values, plans, strict=True):
+            code.line(f"{name} = {reading.field(plan.field)}")
+            accepted = code.constant(f"accepted{number}_{name}", plan.accepted)
+            with code.block(f"if {name}.__class__ not in {accepted}:"):
+                code.line(f"{code.constant('_refuse', refuse_value)}({name}, {'.'.join(plan.field)!r}, {accepted})")
+        code.line(f"k = ({', '.join([f't - {shifted} % {window.window_size_ms}', *groups])},)")
+    with code.block("except Exception as error:"):
+        code.line(f"failures.append(({number}, i, error))")
+    with code.block("else:"):
+        code.line(f"e = o{number}.get(k)")
+        with code.block("if e is None:"):
+            code.line(f"e = o{number}[k] = ({', '.join(['[]'] * (1 + len(plans)))},)")
+        code.line("e[0].append(i)")
+        for i, name in enumerate(values, 1):
+            code.line(f"e[{i}].append({name})")
+
+
+def group_value(value: object, path: str) -> object:
+    """A group's value other than text, such that equal JSON values, and only those, are equal: ``1`` and ``1.0`` are,
+    ``1`` and ``true`` are not."""
+    if value is None or value.__class__ is int:
+        return value
+    if isinstance(value, bool):
+        return (value,)  # true == 1 in Python; in a tuple it is only equal to itself
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else value
+    raise TypeError(f"payload.{path} is {_kind(value)}; group_by needs text, a number, true, false or null")
+
+
+def group_key(values: tuple[object, ...]) -> bytes:
+    """The group's values as a JSON array."""
+    return msgspec.json.encode([value[0] if isinstance(value, tuple) else value for value in values])
+
+
+def refuse_value(value: object, path: str, accepted: frozenset[type]) -> None:
+    """Raise ``TypeError`` for a value that cannot be aggregated."""
+    wanted = "a number or text" if str in accepted else "a number"
+    raise TypeError(f"payload.{path} is {_kind(value)}; the aggregation needs {wanted}")
+
+
+def _kind(value: object) -> str:
+    kinds = {str: "text", bool: "true or false", list: "a list", dict: "an object", int: "a number", float: "a number"}
+    return kinds.get(value.__class__, "null")
+
+
+def _logic(spec: "ProcessorSpec") -> AggregateLogic:
+    assert isinstance(spec.processing_logic, AggregateLogic)  # noqa: S101 - the spec stage has seen to it
+    return spec.processing_logic

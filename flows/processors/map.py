@@ -1,0 +1,244 @@
+"""MAP: makes one event out of each event.
+
+The payload is built in this order: start from the whole payload (``mode: merge``) or from nothing (``replace``), keep
+only what ``select`` names, take away what ``drop`` names, ``rename`` (all at once, so two names can be swapped), then
+set ``fields``. Expressions always see the original event.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from event_streaming_bus.expressions import Expression
+from event_streaming_bus.flows.checker import (
+    BAD,
+    Field,
+    FieldPath,
+    Path,
+    Problems,
+    Table,
+    dotted_path,
+    expression,
+    list_of,
+    mapping_of,
+    member,
+    read_table,
+    text,
+)
+
+if TYPE_CHECKING:
+    from event_streaming_bus.flows.codegen import Code, Reading
+    from event_streaming_bus.flows.plan import Node
+    from event_streaming_bus.flows.spec import ProcessorSpec
+
+COLLECTION: Final = "[]"
+"""What is collected: ``(index, new payload, new key)``; the key is ``KEEP_KEY`` where the event keeps its own."""
+KEEP_KEY: Final = object()
+
+
+class MapMode(StrEnum):
+    """What a MAP's output payload starts from: the whole payload, or nothing."""
+
+    MERGE = "merge"
+    REPLACE = "replace"
+
+
+class MapLogic(msgspec.Struct, frozen=True, kw_only=True):
+    """The ``processing_logic`` of a MAP.
+
+    No two of the paths that ``rename`` and ``fields`` write lie on each other, and nothing renamed is dropped or left
+    unselected. ``key`` and ``event_type`` replace those of the event; None keeps them.
+    """
+
+    mode: MapMode = MapMode.MERGE
+    select: tuple[FieldPath, ...] | None = None
+    drop: tuple[FieldPath, ...] = ()
+    rename: tuple[tuple[FieldPath, FieldPath], ...] = ()
+    fields: tuple[tuple[FieldPath, Expression], ...] = ()
+    key: Expression | None = None
+    event_type: str | None = None
+
+    def to_data(self) -> dict[str, object]:
+        data: dict[str, object] = {"mode": self.mode.value}
+        if self.select is not None:
+            data["select"] = [".".join(path) for path in self.select]
+        if self.drop:
+            data["drop"] = [".".join(path) for path in self.drop]
+        if self.rename:
+            data["rename"] = {".".join(old): ".".join(new) for old, new in self.rename}
+        if self.fields:
+            data["fields"] = {".".join(path): value.text for path, value in self.fields}
+        if self.key is not None:
+            data["key"] = self.key.text
+        if self.event_type is not None:
+            data["event_type"] = self.event_type
+        return data
+
+
+_WORK: Final = ("fields", "select", "drop", "rename")
+_PATHS: Final = list_of(dotted_path, least=1)
+_LOGIC: Final[Table] = {
+    "mode": Field(member(MapMode), default=MapMode.MERGE),
+    "select": Field(_PATHS),
+    "drop": Field(_PATHS, default=()),
+    "rename": Field(mapping_of(dotted_path, dotted_path), default=()),
+    "fields": Field(mapping_of(dotted_path, expression), default=()),
+    "key": Field(expression),
+    "event_type": Field(text(r"\S(.*\S)?", "text that is not empty", 200)),
+}
+
+
+def read_logic(value: object, path: Path, problems: Problems) -> Any:
+    """The ``MapLogic`` of a ``processing_logic``."""
+    values = read_table(value, path, _LOGIC, problems)
+    if values is None:
+        return BAD
+    logic = MapLogic(**values)
+    before = len(problems.found)
+    if not any(values[name] for name in _WORK):
+        problems.add(path, f"expected at least one of {', '.join(_WORK)}")
+    if logic.mode is MapMode.REPLACE:
+        idle = [name for name in ("select", "drop", "rename") if values[name]]
+        if idle:
+            told = ", ".join(idle)
+            problems.add((*path, "mode"), f"replace starts from nothing, so {told} cannot be used; use merge")
+    _check_paths(logic, path, problems)
+    return BAD if len(problems.found) > before else logic
+
+
+def _check_paths(logic: MapLogic, path: Path, problems: Problems) -> None:
+    written: list[tuple[str, FieldPath]] = [("rename", new) for _, new in logic.rename]
+    written += [("fields", name) for name, _ in logic.fields]
+    _check_apart(written, "write", path, problems)
+    _check_apart([("rename", old) for old, _ in logic.rename], "take", path, problems)
+    for old, _ in logic.rename:
+        here = (*path, "rename", ".".join(old))
+        if any(_covers(dropped, old) for dropped in logic.drop):
+            problems.add(here, f"{'.'.join(old)!r} is dropped before it could be renamed")
+        elif logic.select is not None and not any(_covers(a, old) or _covers(old, a) for a in logic.select):
+            problems.add(here, f"{'.'.join(old)!r} is not selected; add it to select")
+    for i, dropped in enumerate(logic.drop):
+        if any(_covers(dropped, selected) for selected in logic.select or ()):
+            problems.add((*path, "drop", i), f"{'.'.join(dropped)!r} drops what select keeps")
+
+
+def _check_apart(named: Iterable[tuple[str, FieldPath]], verb: str, path: Path, problems: Problems) -> None:
+    """Report paths of which one is the other or lies within it."""
+    seen: dict[FieldPath, str] = {}
+    for part, field in sorted(named, key=lambda item: item[1]):
+        outer = next((field[:n] for n in range(1, len(field) + 1) if field[:n] in seen), None)
+        if outer is not None:
+            a, b = f"{seen[outer]} {'.'.join(outer)!r}", f"{part} {'.'.join(field)!r}"
+            problems.add((*path, part), f"{a} and {b} {verb} the same place")
+        seen.setdefault(field, part)
+
+
+def _covers(outer: FieldPath, inner: FieldPath) -> bool:
+    return inner[: len(outer)] == outer
+
+
+def expressions(logic: MapLogic) -> Iterator[Expression]:
+    """Every expression of the logic, in the order in which they are evaluated."""
+    for _, each in logic.fields:
+        yield each
+    if logic.key is not None:
+        yield logic.key
+
+
+def payload_paths(spec: "ProcessorSpec") -> Iterator[FieldPath]:
+    """The payload paths that are read; the empty one is the whole payload."""
+    logic = _logic(spec)
+    if logic.mode is MapMode.MERGE:
+        yield ()
+    for each in expressions(logic):
+        yield from each.payload_paths
+
+
+def generate(node: "Node", number: str, code: "Code", reading: "Reading", below: "Callable[[Reading], None]") -> None:
+    """Write the lines of one MAP: the new payload, as a dict, is collected and handed on."""
+    logic = _logic(node.spec)
+    top = [(path, value) for path, value in logic.fields if len(path) == 1]
+    deep = [(path, value) for path, value in logic.fields if len(path) > 1]
+    texts = {path: reading.expression(value) for path, value in logic.fields}
+    parts = [f"{path[0]!r}: {texts[path]}" for path, _ in top]
+    if logic.mode is MapMode.MERGE:
+        start = reading.payload
+        if logic.select is not None or logic.drop or logic.rename:
+            start = f"{code.constant(f'shape{number}', _shape(logic))}({start})"
+        parts.insert(0, f"**{start}")
+    with code.block("try:"):
+        code.line(f"m{number} = {{{', '.join(parts)}}}")
+        for path, _ in deep:
+            code.line(f"{code.constant('_set_path', set_path)}(m{number}, {path!r}, {texts[path]})")
+        if logic.key is not None:
+            key = reading.expression(logic.key)
+            code.line(f"k{number} = {code.constant('_key_text', key_text)}({key})")
+    with code.block("except Exception as error:"):
+        code.line(f"failures.append(({number}, i, error))")
+    with code.block("else:"):
+        kept = f"k{number}" if logic.key is not None else code.constant("KEEP_KEY", KEEP_KEY)
+        code.line(f"o{number}.append((i, m{number}, {kept}))")
+        below(reading.of_mapped(f"m{number}"))
+
+
+def _logic(spec: "ProcessorSpec") -> MapLogic:
+    assert isinstance(spec.processing_logic, MapLogic)  # noqa: S101 - the spec stage has seen to it
+    return spec.processing_logic
+
+
+def key_text(value: object) -> str | None:
+    """A key as text: text and null as they are, other JSON values as JSON."""
+    return value if value is None or isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def set_path(payload: dict[str, Any], path: FieldPath, value: object) -> None:
+    """Set a nested field; the objects on the way are copied, for they may belong to the source's payload."""
+    *way, last = path
+    for name in way:
+        inner = payload.get(name)
+        payload[name] = payload = dict(inner) if isinstance(inner, dict) else {}
+    payload[last] = value
+
+
+_ABSENT: Final = object()
+
+
+def _take(payload: object, path: FieldPath) -> object:
+    for name in path:
+        if not isinstance(payload, dict) or name not in payload:
+            return _ABSENT
+        payload = payload[name]
+    return payload
+
+
+def _remove(payload: dict[str, Any], path: FieldPath) -> None:
+    *way, last = path
+    if _take(payload, path) is _ABSENT:
+        return
+    for name in way:
+        payload[name] = payload = dict(payload[name])
+    del payload[last]
+
+
+def _shape(logic: MapLogic) -> "Callable[[dict[str, Any]], dict[str, Any]]":
+    """The part of a MAP that only moves fields: select, drop, rename. What it is given is left as it is."""
+
+    def shape(payload: dict[str, Any]) -> dict[str, Any]:
+        out = dict(payload)
+        if logic.select is not None:
+            out = {}
+            for path in logic.select:
+                if (value := _take(payload, path)) is not _ABSENT:
+                    set_path(out, path, value)
+        for path in logic.drop:
+            _remove(out, path)
+        moved = [(new, value) for old, new in logic.rename if (value := _take(out, old)) is not _ABSENT]
+        for old, _ in logic.rename:
+            _remove(out, old)
+        for new, value in moved:
+            set_path(out, new, value)
+        return out
+
+    return shape

@@ -1,0 +1,153 @@
+"""Events in columns, as a stage sees them: read from the log, or just made of closed windows."""
+
+from collections.abc import Iterable, Sequence
+from itertools import chain, repeat
+from operator import itemgetter
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from event_streaming_bus import ids
+from event_streaming_bus.flows.items import Chunk
+from event_streaming_bus.models import Event, Split
+
+_FIELDS: Final = Event.__struct_fields__
+
+
+class Rows(Protocol):
+    """Events in order, numbered from 0."""
+
+    count: int
+
+    def column(self, name: str) -> Sequence[Any]:
+        """The values of the envelope field ``name``."""
+        ...
+
+    def constant(self, name: str) -> tuple[bool, Any]:
+        """``(True, value)`` if the envelope field is known to be the same for all events, else ``(False, None)``."""
+        ...
+
+    def decode(self, decoder: "msgspec.json.Decoder[Any]") -> tuple[Iterable[tuple[int, Any]], list[tuple[int, Exception]]]:
+        """``(index, payload)`` of each event, and the failures of those whose payload cannot be decoded."""
+        ...
+
+    def output_ids(self, processor_id: str, indexes: Sequence[int]) -> list[str]:
+        """The ids of the events that a processor makes of these: the same each time."""
+        ...
+
+    def place(self, index: int) -> dict[str, Any]:
+        """Where the event is, for its dead letter."""
+        ...
+
+
+class ChunkRows:
+    """The events of a chunk."""
+
+    def __init__(self, chunk: Chunk, split: Split) -> None:
+        self._batches = chunk.batches
+        self._split = split
+        self._begin = chunk.begin
+        self.count = chunk.end - chunk.begin
+        self._columns: dict[str, Sequence[Any]] = {}
+        self._constants: dict[str, tuple[bool, Any]] = {}
+
+    def column(self, name: str) -> Sequence[Any]:
+        values = self._columns.get(name)
+        if values is None:
+            if len(self._batches) == 1:
+                values = self._batches[0].column(name)
+            else:
+                values = list(chain.from_iterable(batch.column(name) for batch in self._batches))
+            self._columns[name] = values
+        return values
+
+    def constant(self, name: str) -> tuple[bool, Any]:
+        known = self._constants.get(name)
+        if known is None:
+            first = self._batches[0].constant(name)
+            same = all(batch.constant(name) == first for batch in self._batches)
+            known = self._constants[name] = first if same else (False, None)
+        return known
+
+    def decode(self, decoder: "msgspec.json.Decoder[Any]") -> tuple[Iterable[tuple[int, Any]], list[tuple[int, Exception]]]:
+        payloads: list[Any] = []
+        try:
+            for batch in self._batches:
+                lines = batch.payload_lines()
+                decoded = decoder.decode_lines(lines) if lines is not None else list(map(decoder.decode, batch.payloads()))
+                if len(decoded) != batch.count:
+                    return self._decode_one_by_one(decoder)
+                payloads += decoded
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return self._decode_one_by_one(decoder)
+        return enumerate(payloads), []
+
+    def _decode_one_by_one(
+        self, decoder: "msgspec.json.Decoder[Any]"
+    ) -> tuple[list[tuple[int, Any]], list[tuple[int, Exception]]]:
+        items: list[tuple[int, Any]] = []
+        failures: list[tuple[int, Exception]] = []
+        for i, data in enumerate(self.column("data")):
+            try:
+                items.append((i, decoder.decode(data)))
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                failures.append((i, ValueError(f"the payload is no JSON object: {error}")))
+        return items, failures
+
+    def output_ids(self, processor_id: str, indexes: Sequence[int]) -> list[str]:
+        times_ms = self.column("timestamp_ms")
+        begin = self._begin
+        return ids.derived_ids(ids.EVENT, [times_ms[i] for i in indexes], [begin + i for i in indexes], processor_id, self._split)
+
+    def place(self, index: int) -> dict[str, Any]:
+        return {
+            "lane": self._split.lane.value,
+            "partition": self._split.partition,
+            "offset": self._begin + index,
+        }
+
+
+class EventRows:
+    """Events that were just made, with their payloads."""
+
+    def __init__(self, events: Sequence[Event], payloads: Sequence[dict[str, Any]]) -> None:
+        self.events = events
+        self.payloads = payloads
+        self.count = len(events)
+
+    def column(self, name: str) -> Sequence[Any]:
+        return [getattr(event, name) for event in self.events]
+
+    def constant(self, name: str) -> tuple[bool, Any]:
+        return False, None
+
+    def decode(self, decoder: "msgspec.json.Decoder[Any]") -> tuple[Iterable[tuple[int, Any]], list[tuple[int, Exception]]]:
+        return enumerate(self.payloads), []
+
+    def output_ids(self, processor_id: str, indexes: Sequence[int]) -> list[str]:
+        return [ids.derived_id(ids.EVENT, self.events[i].timestamp_ms, processor_id, self.events[i].event_id) for i in indexes]
+
+    def place(self, index: int) -> dict[str, Any]:
+        return {}
+
+
+def select_events(rows: Rows, indexes: Sequence[int], replaced: dict[str, Iterable[Any]]) -> list[Event]:
+    """The events at ``indexes``, with some fields ``replaced`` by as many other values."""
+    if not indexes:
+        return []
+    everything = len(indexes) == rows.count
+    pick = itemgetter(*indexes)
+    columns: list[Iterable[Any]] = []
+    for name in _FIELDS:
+        if name in replaced:
+            columns.append(replaced[name])
+            continue
+        same, value = rows.constant(name)
+        if same:
+            columns.append(repeat(value, len(indexes)))
+        elif everything:
+            columns.append(rows.column(name))
+        else:
+            values = pick(rows.column(name))
+            columns.append(values if len(indexes) > 1 else (values,))
+    return list(map(Event, *columns))

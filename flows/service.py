@@ -1,0 +1,172 @@
+"""Managing stream processors: create, start, stop, look at. The same service is behind the REST API."""
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from event_streaming_bus.errors import InvalidStateError
+from event_streaming_bus.flows.metrics import ProcessorMetrics, flow_metrics
+from event_streaming_bus.flows.runner import plan_of_processor
+from event_streaming_bus.flows.spec import parse_processor, to_data
+from event_streaming_bus.flows.supervisor import Supervisor
+from event_streaming_bus.models import DEFAULT_TENANT, ProcessorStatus, rfc3339
+from event_streaming_bus.store.catalog import ProcessorRecord
+from event_streaming_bus.store.storage import Storage, open_storage
+
+_ACTIVE = (ProcessorStatus.STARTING, ProcessorStatus.RUNNING)
+
+
+class StreamManagementService:
+    """Creates processors and runs them as worker processes of this process. ``close`` stops them.
+
+    A processor created here is a flow of one processor: it reads one stream and writes another.
+    """
+
+    def __init__(self, storage: Storage | None = None) -> None:
+        self._storage = storage or open_storage()
+        self._supervisor = Supervisor(self._storage)
+
+    async def create_stream_processor(
+        self, processor_config: Mapping[str, Any], tenant_id: str = DEFAULT_TENANT, user_id: str | None = None
+    ) -> str:
+        """Check a processor's configuration and keep it; returns its id. It is not started.
+
+        Raises ``FlowError`` naming the place, ``StreamNotFoundError`` if its source or target does not exist, and
+        ``AlreadyExistsError`` if the tenant has a processor of this name with another configuration.
+        """
+        return await asyncio.to_thread(self._create, processor_config, tenant_id, user_id)
+
+    def _create(self, processor_config: Mapping[str, Any], tenant_id: str, user_id: str | None) -> str:
+        spec = parse_processor(processor_config)
+        for key in (spec.source_stream_id, spec.target_stream_id or ""):
+            self._storage.log.find_stream(tenant_id, key)
+        record = self._storage.catalog.create_processor(
+            tenant_id, spec.processor_name, msgspec.json.encode(to_data(spec)).decode(), created_by=user_id
+        )
+        plan_of_processor(tenant_id, record.processor_id, self._storage)
+        return record.processor_id
+
+    async def start_stream_processor(self, processor_id: str, tenant_id: str = DEFAULT_TENANT) -> None:
+        """Start a processor. It goes on where it was when it last ran."""
+        await asyncio.to_thread(self._start, processor_id, tenant_id)
+
+    def _start(self, processor_id: str, tenant_id: str) -> None:
+        self._storage.catalog.get_processor(tenant_id, processor_id)
+        self._supervisor.start(tenant_id, processor_id)
+
+    async def stop_stream_processor(self, processor_id: str, tenant_id: str = DEFAULT_TENANT) -> None:
+        """Stop a processor: what it has read is processed and a snapshot taken; open windows stay open."""
+        await asyncio.to_thread(self._stop, processor_id, tenant_id)
+
+    def _stop(self, processor_id: str, tenant_id: str) -> None:
+        record = self._storage.catalog.get_processor(tenant_id, processor_id)
+        if self._supervisor.find(tenant_id, processor_id) is None and record.status in _ACTIVE:
+            # It was left running by a process that is gone, with its workers.
+            self._storage.catalog.set_processor_status(tenant_id, processor_id, ProcessorStatus.STOPPED)
+            return
+        self._supervisor.stop(tenant_id, processor_id)
+
+    async def resume(self) -> list[str]:
+        """Start every processor that was running when the last process closed; returns the ids of those that start."""
+        return await asyncio.to_thread(self._resume)
+
+    def _resume(self) -> list[str]:
+        started = []
+        for record in self._storage.catalog.list_processors(None):
+            if record.status in _ACTIVE and record.flow == record.processor_id:
+                self._supervisor.start(record.tenant_id, record.processor_id)
+                started.append(record.processor_id)
+        return started
+
+    async def get_processor_metrics(self, processor_id: str, tenant_id: str = DEFAULT_TENANT) -> dict[str, Any]:
+        """What the processor has done so far. Counts are exact and go over all its runs; rates are of the last ten seconds.
+
+        ``events_processed``: events taken in. ``events_passed``: those that came through (for an AGGREGATE: those in closed
+        windows). ``events_filtered``: those filtered out. ``error_count``: those dead-lettered or skipped.
+        ``processing_rate``: percent of the events in its source stream that are done. ``avg_processing_time_ms``: the time
+        spent on an event, on average over its chunk.
+        """
+        return await asyncio.to_thread(self._metrics, processor_id, tenant_id)
+
+    def _metrics(self, processor_id: str, tenant_id: str) -> dict[str, Any]:
+        record = self._storage.catalog.get_processor(tenant_id, processor_id)
+        plan = plan_of_processor(tenant_id, processor_id, self._storage)
+        metrics = flow_metrics(plan, self._storage)[0]
+        source = plan.stages[0].source.stream_id
+        begins = self._storage.log.begin_offsets(source)
+        there = sum(end - begins[split] for split, end in self._storage.log.end_offsets(source).items())
+        supervised = self._supervisor.find(tenant_id, processor_id)
+        rate = supervised.events_per_second() if supervised is not None else 0.0
+        return _metrics_data(record, metrics, there, rate)
+
+    async def get_stream_processor(self, processor_id: str, tenant_id: str = DEFAULT_TENANT) -> dict[str, Any]:
+        """The processor's configuration and status."""
+        return _record_data(await asyncio.to_thread(self._storage.catalog.get_processor, tenant_id, processor_id))
+
+    async def list_stream_processors(self, tenant_id: str = DEFAULT_TENANT) -> list[dict[str, Any]]:
+        """Configuration and status of every processor of the tenant, those of flow files included."""
+        return [_record_data(r) for r in await asyncio.to_thread(self._storage.catalog.list_processors, tenant_id)]
+
+    async def delete_stream_processor(self, processor_id: str, tenant_id: str = DEFAULT_TENANT) -> None:
+        """Forget a processor that does not run. Its streams stay."""
+        await asyncio.to_thread(self._delete, processor_id, tenant_id)
+
+    def _delete(self, processor_id: str, tenant_id: str) -> None:
+        if self._supervisor.find(tenant_id, processor_id) is not None:
+            raise InvalidStateError(f"The processor {processor_id} is running; stop it first.", processor_id=processor_id)
+        self._storage.catalog.delete_processor(tenant_id, processor_id)
+
+    async def get_processor_logs(self, processor_id: str, tenant_id: str = DEFAULT_TENANT, *, tail: int = 100) -> list[str]:
+        """The last lines that the processor's workers printed in their present or latest run."""
+        return await asyncio.to_thread(self._logs, processor_id, tenant_id, tail)
+
+    def _logs(self, processor_id: str, tenant_id: str, tail: int) -> list[str]:
+        record = self._storage.catalog.get_processor(tenant_id, processor_id)
+        path = self._storage.folder / "logs" / tenant_id / f"{record.flow}.log"
+        if not path.exists():
+            return []
+        with path.open(encoding="utf-8", errors="replace") as log:
+            return [line.rstrip("\n") for line in deque(log, maxlen=max(1, min(tail, 10_000)))]
+
+    def close(self) -> None:
+        """Stop all workers started here; ``resume`` starts them again."""
+        self._supervisor.close()
+
+
+def _record_data(record: ProcessorRecord) -> dict[str, Any]:
+    return {
+        "processor_id": record.processor_id,
+        "flow": record.flow,
+        "status": record.status.value,
+        **msgspec.json.decode(record.config),
+        "created_by": record.created_by,
+        "created_at": rfc3339(record.created_at_ms),
+        "updated_at": rfc3339(record.updated_at_ms),
+        "last_error": record.last_error,
+    }
+
+
+def _metrics_data(record: ProcessorRecord, metrics: ProcessorMetrics, there: int, rate: float) -> dict[str, Any]:
+    done = metrics.events_in
+    last_ms = metrics.last_processed_at_ms
+    return {
+        "processor_id": record.processor_id,
+        "processor_name": record.processor_name,
+        "status": record.status.value,
+        "events_processed": done,
+        "events_per_second": round(rate, 1),
+        "events_passed": metrics.events_passed,
+        "events_filtered": metrics.events_filtered,
+        "processing_rate": round(100.0 * min(done, there) / there, 1) if there else 100.0,
+        "avg_processing_time_ms": round(metrics.processing_ns / done / 1e6, 6) if done else 0.0,
+        "error_count": metrics.events_dead + metrics.events_skipped,
+        "last_processed_at": None if last_ms is None else rfc3339(last_ms),
+        "events_out": metrics.events_out,
+        "events_late": metrics.events_late,
+        "events_in_state": metrics.in_state,
+        "watermark": None if metrics.watermark_ms is None else rfc3339(metrics.watermark_ms),
+        "last_error": record.last_error,
+    }

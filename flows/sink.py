@@ -1,0 +1,67 @@
+"""The sink of a dataflow: events, history and marks in one transaction of the log, so that output is exactly once."""
+
+import time
+from collections.abc import Sequence
+
+import msgspec
+from bytewax.outputs import DynamicSink, StatelessSinkPartition
+
+from event_streaming_bus.flows.items import SinkItem
+from event_streaming_bus.models import Event
+from event_streaming_bus.store.history_records import HistoryRecord, Published, Run, to_event
+from event_streaming_bus.store.log.base import Append, AppendResult, Mark
+from event_streaming_bus.store.storage import Storage
+
+
+class LogSink(DynamicSink[SinkItem]):
+    """Writes to the log of ``storage``, for the tenant."""
+
+    def __init__(self, storage: Storage, tenant_id: str) -> None:
+        self._storage = storage
+        self._tenant_id = tenant_id
+
+    def build(self, step_id: str, worker_index: int, worker_count: int) -> "LogSinkPartition":
+        return LogSinkPartition(self._storage, self._tenant_id)
+
+
+class LogSinkPartition(StatelessSinkPartition[SinkItem]):
+    """One worker's part of the sink. All items at hand are written in one transaction; it is on disk when that returns.
+
+    Another process that has written the same output since raises ``FencedError`` here, which ends this worker.
+    """
+
+    def __init__(self, storage: Storage, tenant_id: str) -> None:
+        self._storage = storage
+        self._tenant_id = tenant_id
+
+    def write_batch(self, items: list[SinkItem]) -> None:
+        started_us = time.time_ns() // 1000
+        events: dict[str, list[Event]] = {}
+        records: list[HistoryRecord] = []
+        marks: dict[tuple[str, str], Mark] = {}
+        for item in items:
+            for stream_id, made in item.events.items():
+                events.setdefault(stream_id, []).extend(made)
+            records += item.records
+            for mark in item.marks:
+                before = marks.get((mark.owner, mark.key))
+                if before is not None:
+                    mark = msgspec.structs.replace(mark, expected=before.expected)
+                marks[mark.owner, mark.key] = mark
+        history = self._storage.history()
+
+        def journal(results: Sequence[AppendResult]) -> Append | None:
+            entries = list(records)
+            runs = [
+                Run(split.stream_id, split.lane.value, split.partition, offset, count)
+                for result in results
+                for split, offset, count in result.written
+            ]
+            if runs:
+                now_us = time.time_ns() // 1000
+                published = Published(tenant_id=self._tenant_id, runs=runs, accepted_us=started_us, appended_us=now_us)
+                entries.append(published)
+            return Append(history.stream_id, [to_event(entry) for entry in entries], new_ids=True) if entries else None
+
+        appends = [Append(stream_id, made, new_ids=True) for stream_id, made in events.items()]
+        self._storage.log.append(appends, marks=list(marks.values()), journal=journal)

@@ -1,0 +1,214 @@
+"""The source of a dataflow: reads a stream of the log, one Bytewax partition for each partition of the stream.
+
+The state that Bytewax snapshots is the offset of the next event in each lane and the largest timestamp before it, so a
+resumed flow goes on where its snapshot was taken. CRITICAL is read first,
+always; the other lanes take turns by weight, so that LOW never starves.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final, TypeAlias
+
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+
+from event_streaming_bus.errors import OffsetOutOfRangeError
+from event_streaming_bus.flows.items import Chunk, Progress
+from event_streaming_bus.models import LANES, EventPriority, Split, StreamInfo
+from event_streaming_bus.store.log.base import EventLog
+from event_streaming_bus.store.log.record_batch import RecordBatch
+
+MAX_CHUNK_EVENTS: Final = 8192
+_READ_BYTES: Final = 1 << 19
+_POLL: Final = timedelta(milliseconds=8)
+_TICK_MS: Final = 200
+_WEIGHTS: Final = {EventPriority.HIGH: 6, EventPriority.NORMAL: 3, EventPriority.LOW: 1}
+_TURNS: Final = [lane for lane, weight in _WEIGHTS.items() for _ in range(weight)]
+
+
+class SourceOptions:
+    """How a stage reads its stream.
+
+    ``until``: stop at these offsets, by split (``None``: follow the stream). ``cuts``: offsets that no chunk reaches across.
+    ``idle_horizon_ms``: how long after its newest event an idle stream may still have windows to close.
+    ``stopping`` is asked before each read: true ends the source without finishing it.
+    """
+
+    def __init__(
+        self,
+        *,
+        until: Mapping[Split, int] | None = None,
+        cuts: Callable[[Split], Sequence[int]] = lambda split: (),
+        idle_horizon_ms: int = 0,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.until = until
+        self.cuts = cuts
+        self.idle_horizon_ms = idle_horizon_ms
+        self.stopping = stopping
+
+
+SourceState: TypeAlias = dict[str, tuple[int, int | None]]
+"""By lane: the offset of the next event, and the largest timestamp before it."""
+
+
+class LogSource(FixedPartitionedSource[Chunk, SourceState]):
+    """Reads ``stream`` from ``log``. An offset that retention has dropped stops the flow with an error: events were missed."""
+
+    def __init__(self, log: EventLog, stream: StreamInfo, options: SourceOptions) -> None:
+        self._log = log
+        self._stream = stream
+        self._options = options
+
+    def list_parts(self) -> list[str]:
+        return [str(partition) for partition in range(self._stream.config.partitions)]
+
+    def build_part(self, step_id: str, for_part: str, resume_state: SourceState | None) -> "LogPartition":
+        return LogPartition(self._log, self._stream, int(for_part), resume_state, self._options)
+
+
+class LogPartition(StatefulSourcePartition[Chunk, SourceState]):
+    """One partition of the stream: its four lanes."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        stream: StreamInfo,
+        partition: int,
+        resume_state: SourceState | None,
+        options: SourceOptions,
+    ) -> None:
+        self._log = log
+        self._stream = stream
+        self._options = options
+        self._splits = {lane: Split(stream.stream_id, lane, partition) for lane in LANES}
+        begins = log.begin_offsets(stream.stream_id)
+        self._offsets = {lane: begins[split] for lane, split in self._splits.items()}
+        self._watermarks: dict[EventPriority, int | None] = dict.fromkeys(LANES)
+        for lane, (offset, watermark_ms) in (resume_state or {}).items():
+            self._offsets[EventPriority(lane)] = offset
+            self._watermarks[EventPriority(lane)] = watermark_ms
+        self._cuts = {lane: list(options.cuts(split)) for lane, split in self._splits.items()}
+        self._buffers: dict[EventPriority, deque[RecordBatch]] = {lane: deque() for lane in LANES}
+        self._turn = 0
+        self._told: dict[str, int] = {}
+        self._greeted = False
+        self._finished = False
+        self._version: int | None = None
+        self._newest_ms: int | None = None
+        self._tick_at_ms = 0
+        self._awake: datetime | None = None
+
+    def next_batch(self) -> list[Chunk]:
+        self._awake = None
+        if self._finished or self._options.stopping():
+            raise StopIteration
+        if not self._greeted:
+            self._greeted = True
+            return [Chunk(Progress(self._positions(), self._news()))]
+        chunk = self._next_chunk()
+        if chunk is not None:
+            return [chunk]
+        if self._options.until is not None:
+            self._finished = True
+            names = tuple(map(str, self._splits.values()))
+            return [Chunk(Progress(self._positions(), self._news(), finished=names))]
+        self._awake = datetime.now(UTC) + _POLL
+        return self._tick()
+
+    def next_awake(self) -> datetime | None:
+        return self._awake
+
+    def snapshot(self) -> SourceState:
+        return {lane.value: (offset, self._watermarks[lane]) for lane, offset in self._offsets.items()}
+
+    def _positions(self) -> dict[str, int]:
+        return {str(split): self._offsets[lane] for lane, split in self._splits.items()}
+
+    def _news(self) -> dict[str, int]:
+        """The ends of all splits of the stream, those that were told before left out."""
+        ends = {str(split): end for split, end in self._log.end_offsets(self._stream.stream_id).items()}
+        news = {name: end for name, end in ends.items() if self._told.get(name) != end}
+        self._told.update(news)
+        return news
+
+    def _tick(self) -> list[Chunk]:
+        """While windows of an idle stream may have to close by the clock: tell the time, a few times a second."""
+        if self._newest_ms is None or not self._options.idle_horizon_ms:
+            return []
+        now_ms = time.time_ns() // 1_000_000
+        if now_ms < self._tick_at_ms:
+            return []
+        self._tick_at_ms = now_ms + _TICK_MS
+        if now_ms > self._newest_ms + self._options.idle_horizon_ms + 5 * _TICK_MS:
+            self._newest_ms = None  # all that could close has been told; the next event starts over
+        return [Chunk(Progress(self._positions(), self._news(), clock_ms=now_ms))]
+
+    def _next_chunk(self) -> Chunk | None:
+        self._fill()
+        lane = self._pick()
+        if lane is None:
+            return None
+        split, buffer = self._splits[lane], self._buffers[lane]
+        begin = self._offsets[lane]
+        stop = next((cut for cut in self._cuts[lane] if cut > begin), None)
+        batches: list[RecordBatch] = []
+        count = 0
+        while buffer and count < MAX_CHUNK_EVENTS and (stop is None or begin + count < stop):
+            batch = buffer.popleft()
+            if stop is not None and batch.end_offset > stop:
+                buffer.appendleft(batch.slice(stop, batch.end_offset))
+                batch = batch.slice(batch.offset, stop)
+            batches.append(batch)
+            count += batch.count
+        self._offsets[lane] = begin + count
+        newest = max((max(batch.timestamps_ms()), batch.appended_at_ms) for batch in batches)
+        self._newest_ms = max(newest[0], self._newest_ms or newest[0])
+        progress = Progress({str(split): begin + count}, self._news(), split=str(split), newest=newest)
+        before_ms = self._watermarks[lane]
+        self._watermarks[lane] = newest[0] if before_ms is None else max(newest[0], before_ms)
+        return Chunk(progress, split, begin, begin + count, before_ms, tuple(batches))
+
+    def _fill(self) -> None:
+        """Read ahead in every lane that has nothing buffered, if the log has changed since the last look."""
+        version = self._log.version()
+        if version == self._version and not any(self._buffers.values()):
+            return
+        drained = True
+        for lane, split in self._splits.items():
+            if self._buffers[lane]:
+                drained = False
+                continue
+            batches = self._read(split, self._offsets[lane])
+            self._buffers[lane].extend(batches)
+            drained = drained and not batches
+        self._version = version if drained else None
+
+    def _read(self, split: Split, offset: int) -> list[RecordBatch]:
+        until = None if self._options.until is None else self._options.until[split]
+        if until is not None and offset >= until:
+            return []
+        try:
+            batches = self._log.read(split, offset, _READ_BYTES)
+        except OffsetOutOfRangeError as error:
+            raise OffsetOutOfRangeError(
+                f"The flow stopped at offset {offset} of {self._stream.name} ({split}), which is no longer kept: retention has "
+                f"dropped the events up to {error.details.get('begin')} before they were processed. Reset the flow "
+                "(esb run --from-start) to go on with what there is.",
+                **error.details,
+            ) from error
+        if until is None:
+            return batches
+        return [b if b.end_offset <= until else b.slice(b.offset, until) for b in batches if b.offset < until]
+
+    def _pick(self) -> EventPriority | None:
+        """The lane to read next."""
+        if self._buffers[EventPriority.CRITICAL]:
+            return EventPriority.CRITICAL
+        for _ in _TURNS:
+            lane = _TURNS[self._turn]
+            self._turn = (self._turn + 1) % len(_TURNS)
+            if self._buffers[lane]:
+                return lane
+        return None

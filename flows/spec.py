@@ -1,0 +1,301 @@
+"""The one config model of flow files and REST bodies: plain data in, frozen structs out.
+
+Every problem of a flow is reported in one ``FlowError``: its message has a line for each, with the path and what would
+be accepted; ``details['errors']`` holds them as data (``path``, ``line``, ``message``). Nothing is looked up outside of
+the flow: whether a stream exists is checked when the flow runs.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path as FilePath
+from typing import Any, Final
+
+import msgspec
+
+from event_streaming_bus.errors import FlowError
+from event_streaming_bus.flows.checker import (
+    BAD,
+    Field,
+    Path,
+    Problems,
+    Table,
+    duration_ms,
+    integer,
+    list_of,
+    member,
+    read_table,
+    required,
+    text,
+)
+from event_streaming_bus.flows.flow_file import read_flow_file
+from event_streaming_bus.flows.processors import PROCESSOR_TYPES, ProcessingLogic
+from event_streaming_bus.flows.topology import check_topology
+from event_streaming_bus.flows.window_config import TumblingWindow, read_window
+from event_streaming_bus.models import (
+    DEFAULT_TENANT,
+    MAX_PARTITIONS,
+    CompressionType,
+    ErrorHandlingStrategy,
+    InvalidEventPolicy,
+    ProcessorType,
+)
+
+MAX_PROCESSORS: Final = 200
+MAX_PARALLELISM: Final = 64
+
+
+class StreamSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A stream that is made when the flow runs, if it is missing. ``schema``: a schema's name, or ``name@version``."""
+
+    name: str
+    partitions: int = 1
+    compression_type: CompressionType = CompressionType.LZ4
+    retention_ms: int | None = None
+    retention_bytes: int | None = None
+    schema: str | None = None
+    on_invalid: InvalidEventPolicy = InvalidEventPolicy.REFUSE
+    description: str = ""
+
+    def to_data(self) -> dict[str, object]:
+        return _plain_fields(self)
+
+
+class StateStoreSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What a processor's ``state_store_config`` says. It is kept as given; state is always held by the runner."""
+
+    store_type: str | None = None
+    changelog_topic: str | None = None
+
+    def to_data(self) -> dict[str, object]:
+        return _plain_fields(self)
+
+
+class ProcessorSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One processor. ``processing_logic`` is of the struct of its type; ``window`` is there for windowed types only.
+
+    ``source_stream_id`` is a stream's name or id, or another processor of the flow, whose output is then read directly.
+    """
+
+    processor_name: str
+    processor_type: ProcessorType
+    source_stream_id: str
+    target_stream_id: str | None = None
+    processing_logic: ProcessingLogic
+    window: TumblingWindow | None = None
+    processor_description: str = ""
+    state_store_config: StateStoreSpec | None = None
+    parallelism: int = 1
+    error_handling_strategy: ErrorHandlingStrategy = ErrorHandlingStrategy.DEAD_LETTER
+
+    def to_data(self) -> dict[str, object]:
+        data = _plain_fields(self)
+        window = data.pop("window", None)
+        return data if window is None else data | {"window_config": window}
+
+
+class FlowSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole flow. ``schemas`` are kept as given, for the registry to read.
+
+    Processor names are unique, every output is written or read, and no event can run in a circle.
+    """
+
+    name: str
+    description: str = ""
+    tenant_id: str = DEFAULT_TENANT
+    streams: tuple[StreamSpec, ...] = ()
+    schemas: tuple[dict[str, Any], ...] = ()
+    processors: tuple[ProcessorSpec, ...]
+
+    def processor(self, name: str) -> ProcessorSpec | None:
+        """The processor of this name; None if ``name`` is not one of the flow's processors."""
+        return next((item for item in self.processors if item.processor_name == name), None)
+
+    def to_data(self) -> dict[str, object]:
+        return _plain_fields(self)
+
+
+def _plain_fields(spec: msgspec.Struct) -> dict[str, object]:
+    """A spec's fields as plain data; what is not set (None, or an empty tuple or text) is left out."""
+    data = {name: getattr(spec, name) for name in spec.__struct_fields__}
+    return {name: _plain(value) for name, value in data.items() if value is not None and value not in ("", ())}
+
+
+def _plain(value: Any) -> object:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, msgspec.Struct):
+        return value.to_data()  # type: ignore[attr-defined]
+    return msgspec.to_builtins(value)
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+_DESCRIPTION: Final = text()
+_TENANT: Final = text(r"\S(.{0,98}\S)?", "a tenant id of 1 to 100 characters")
+_FLOW_NAME: Final = text(r"[A-Za-z0-9._-]{1,100}", "1 to 100 of the characters A-Z a-z 0-9 . _ -")
+_PROCESSOR_NAME: Final = text(r"[A-Za-z_][A-Za-z0-9_-]{0,99}", "a letter or _, then up to 99 of the characters A-Z a-z 0-9 _ -")
+_NEW_STREAM: Final = text(
+    r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", "a letter or digit, then up to 199 of the characters A-Z a-z 0-9 . _ -"
+)
+_STREAM: Final = text(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}", "a stream's name or id, or a processor's name")
+_SCHEMA_REFERENCE: Final = text(r"[^@\s]+(@[^@\s]+)?", "a schema's name, or name@version")
+
+_STREAM_TABLE: Final[Table] = {
+    "name": required(_NEW_STREAM),
+    "partitions": Field(integer(1, MAX_PARTITIONS), default=1),
+    "compression_type": Field(member(CompressionType), default=CompressionType.LZ4),
+    "retention_ms": Field(duration_ms(1)),
+    "retention_bytes": Field(integer(1, 2**63 - 1)),
+    "schema": Field(_SCHEMA_REFERENCE),
+    "on_invalid": Field(member(InvalidEventPolicy), default=InvalidEventPolicy.REFUSE),
+    "description": Field(_DESCRIPTION, default=""),
+}
+
+_STATE_STORE: Final[Table] = {"store_type": Field(text()), "changelog_topic": Field(text())}
+
+
+def _anything(value: object, path: Path, problems: Problems) -> Any:
+    return value
+
+
+def _mapping(value: object, path: Path, problems: Problems) -> Any:
+    return value if isinstance(value, Mapping) else problems.reject(path, "a mapping", value)
+
+
+# The registry reads schemas in full; here their keys are checked, so that a slip is told with its line.
+_SCHEMA_TABLE: Final[Table] = {
+    "schema_name": required(text(r"[^@\s]+", "a name without spaces or @", 200)),
+    "schema_version": Field(text(r"[^@\s]+", "a version such as '1.0'", 100)),
+    "json_schema": required(_mapping),
+    "event_type": Field(text()),
+    "compatibility_level": Field(text()),
+    "evolution_strategy": Field(text()),
+    "validation_rules": Field(_mapping),
+    "is_active": Field(_anything),
+}
+
+_PROCESSOR_TABLE: Final[Table] = {
+    "processor_name": required(_PROCESSOR_NAME),
+    "processor_description": Field(_DESCRIPTION, default=""),
+    "processor_type": required(member(ProcessorType, unavailable=set(ProcessorType) - PROCESSOR_TYPES.keys())),
+    "source_stream_id": required(_STREAM),
+    "target_stream_id": Field(_NEW_STREAM),
+    "processing_logic": required(_mapping),
+    "window_config": Field(_mapping),
+    "state_store_config": Field(_mapping),
+    "parallelism": Field(integer(1, MAX_PARALLELISM), default=1),
+    "error_handling_strategy": Field(member(ErrorHandlingStrategy), default=ErrorHandlingStrategy.DEAD_LETTER),
+}
+
+
+def _read_stream(value: object, path: Path, problems: Problems) -> Any:
+    values = read_table(value, path, _STREAM_TABLE, problems)
+    return BAD if values is None else StreamSpec(**values)
+
+
+def _read_schema(value: object, path: Path, problems: Problems) -> Any:
+    return BAD if read_table(value, path, _SCHEMA_TABLE, problems) is None else dict(value)  # type: ignore[call-overload]
+
+
+def _read_state_store(value: object, path: Path, problems: Problems) -> Any:
+    values = read_table(value, path, _STATE_STORE, problems)
+    return BAD if values is None else StateStoreSpec(**values)
+
+
+def _read_processor(value: object, path: Path, problems: Problems) -> Any:
+    values = read_table(value, path, _PROCESSOR_TABLE, problems)
+    if not isinstance(value, Mapping):
+        return BAD
+    nested = _read_nested(value, path, problems)
+    if values is None or any(part is BAD for part in nested.values()):
+        return BAD
+    del values["window_config"]
+    return ProcessorSpec(**(values | nested))
+
+
+def _read_nested(data: Mapping[str, object], path: Path, problems: Problems) -> dict[str, Any]:
+    """The parts of a processor that depend on its type; read even when other fields are bad, to report all problems."""
+    nested: dict[str, Any] = {}
+    store, window = data.get("state_store_config"), data.get("window_config")
+    if isinstance(store, Mapping):
+        nested["state_store_config"] = _read_state_store(store, (*path, "state_store_config"), problems)
+    kind = next((each for name, each in PROCESSOR_TYPES.items() if name == data.get("processor_type")), None)
+    if kind is None:
+        return nested
+    if isinstance(logic := data.get("processing_logic"), Mapping):
+        nested["processing_logic"] = kind.read_logic(logic, (*path, "processing_logic"), problems)
+    window_at = (*path, "window_config")
+    if kind.windowed and window is None:
+        nested["window"] = problems.add(window_at, f"required, but missing: {data['processor_type']} needs a window")
+    elif not kind.windowed and window is not None:
+        windowed = ", ".join(name for name, each in PROCESSOR_TYPES.items() if each.windowed)
+        nested["window"] = problems.add(window_at, f"only {windowed} has a window; leave it out")
+    elif isinstance(window, Mapping):
+        nested["window"] = read_window(window, window_at, problems)
+    return nested
+
+
+_FLOW_TABLE: Final[Table] = {
+    "name": Field(_FLOW_NAME),
+    "description": Field(_DESCRIPTION, default=""),
+    "tenant_id": Field(_TENANT, default=DEFAULT_TENANT),
+    "streams": Field(list_of(_read_stream), default=()),
+    "schemas": Field(list_of(_read_schema), default=()),
+    "processors": required(list_of(_read_processor, least=1, most=MAX_PROCESSORS)),
+}
+
+
+# --- the way in and the way out ---------------------------------------------------------------------------------------
+
+
+def parse_flow(data: object, *, name: str, source: str | None = None) -> FlowSpec:
+    """The flow that plain data (of a REST body, say) describes; ``name`` is for a flow that does not name itself.
+
+    Raises ``FlowError`` with all problems; ``source`` is put in front of each as the file's name.
+    """
+    return _parse_flow(data, name, Problems(source))
+
+
+def load_flow(path: FilePath | str) -> FlowSpec:
+    """The flow of a YAML, JSON or TOML file; a flow that does not name itself has the name of its file.
+
+    Raises ``FlowError`` with all problems, each with the file and (for YAML and nearly all JSON) the line.
+    """
+    file = FilePath(path)
+    document = read_flow_file(file)
+    return _parse_flow(document.data, file.stem, document.problems)
+
+
+def _parse_flow(data: object, name: str, problems: Problems) -> FlowSpec:
+    values = read_table(data, (), _FLOW_TABLE, problems)
+    if isinstance(data, Mapping):
+        if data.get("name") is None and _FLOW_NAME(name, (), Problems()) is BAD:
+            problems.add(("name",), f"required, for the default {name!r} is no flow name")
+        check_topology(data, problems)
+    problems.raise_if_any()
+    if values is None:  # a problem was found, so raise_if_any has raised
+        raise FlowError
+    return FlowSpec(**(values | {"name": values["name"] or name}))
+
+
+def parse_processor(data: object, *, path: str = "processor") -> ProcessorSpec:
+    """The one processor that plain data (a REST body) describes. Raises ``FlowError``; paths start with ``path``.
+
+    On its own a processor reads a stream and writes another one.
+    """
+    problems = Problems()
+    spec = _read_processor(data, (path,), problems)
+    if isinstance(data, Mapping):
+        source, target = data.get("source_stream_id"), data.get("target_stream_id")
+        if target is None:
+            problems.add((path, "target_stream_id"), "required, but missing: on its own a processor writes to a stream")
+        elif source == target:
+            problems.add((path, "target_stream_id"), "is the source too, and each event would run in a circle")
+    problems.raise_if_any()
+    if not isinstance(spec, ProcessorSpec):  # a problem was found, so raise_if_any has raised
+        raise FlowError
+    return spec
+
+
+def to_data(spec: ProcessorSpec | FlowSpec) -> dict[str, object]:
+    """The spec as plain data that can be written as JSON. Parsing it again gives an equal spec."""
+    return spec.to_data()

@@ -1,0 +1,137 @@
+"""One worker process of a flow: ``python -m event_streaming_bus.flows.worker``. Started by ``WorkerGroup``.
+
+It ends by itself when its parent dies, so that no orphan goes on writing, and holds a lock file, so that a flow never runs
+twice at a time.
+"""
+
+import argparse
+import fcntl
+import os
+import sys
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import IO, Final
+
+from bytewax.recovery import RecoveryConfig, init_db_dir
+from bytewax.run import cli_main
+
+from event_streaming_bus.errors import BusError, InUseError
+from event_streaming_bus.flows.build import build
+from event_streaming_bus.flows.deploy import deploy
+from event_streaming_bus.flows.plan import Plan
+from event_streaming_bus.flows.runner import (
+    ends_from_json,
+    plan_of_processor,
+    recovery_folder,
+    stop_on_signals,
+    stopping,
+)
+from event_streaming_bus.flows.spec import load_flow
+from event_streaming_bus.store.storage import Storage, open_storage
+
+EXIT_ERROR: Final = 1
+RECOVERY_PARTITIONS: Final = 4
+_PARENT_POLL_S: Final = 0.1
+_LOCK_PATIENCE_S: Final = 10.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one worker until its flow ends; 0 if it ended as asked, 1 (with a line on stderr) if it failed."""
+    options = _parser().parse_args(arguments)
+    _die_with(options.parent)
+    stop_on_signals()
+    try:
+        storage = open_storage(options.data)
+        plan = _plan(options, storage)
+        folder = recovery_folder(storage, plan)
+        with _lock(folder, options.index):
+            until = ends_from_json(options.until) if options.until else None
+            flow = build(plan, storage, until=until, stopping=stopping)
+            cli_main(
+                flow,
+                workers_per_process=1,
+                process_id=options.index if options.addresses else None,
+                addresses=options.addresses.split(";") if options.addresses else None,
+                epoch_interval=timedelta(milliseconds=options.snapshot_interval_ms),
+                recovery_config=RecoveryConfig(str(folder), timedelta(0)),
+            )
+        storage.close()
+    except BusError as error:
+        sys.stderr.write(f"esb: {error.message}\n")
+        return EXIT_ERROR
+    except BaseException as error:  # Bytewax wraps what a step raised; the cause says it best
+        cause = _bus_error(error)
+        if cause is None:
+            raise
+        sys.stderr.write(f"esb: {cause.message}\n")
+        return EXIT_ERROR
+    return 0
+
+
+def prepare_recovery(storage: Storage, plan: Plan) -> Path:
+    """The flow's recovery folder, made if it is missing. Call it before workers start, once."""
+    folder = recovery_folder(storage, plan)
+    if not any(folder.glob("part-*.sqlite3")):
+        folder.mkdir(parents=True, exist_ok=True)
+        init_db_dir(folder, RECOVERY_PARTITIONS)
+    return folder
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m event_streaming_bus.flows.worker")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--flow", help="a flow file")
+    parser.add_argument("--processor", nargs=2, metavar=("TENANT", "PROCESSOR_ID"))
+    parser.add_argument("--until", default="", help="JSON of the offsets to stop at; without it the streams are followed")
+    parser.add_argument("--index", type=int, default=0)
+    parser.add_argument("--addresses", default="", help="host:port of every worker, by ';'")
+    parser.add_argument("--snapshot-interval-ms", type=int, default=1000)
+    parser.add_argument("--parent", type=int, required=True, help="the process to die with")
+    return parser
+
+
+def _plan(options: argparse.Namespace, storage: Storage) -> Plan:
+    if options.flow:
+        return deploy(load_flow(options.flow), storage)
+    tenant_id, processor_id = options.processor
+    return plan_of_processor(tenant_id, processor_id, storage)
+
+
+def _die_with(parent: int) -> None:
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_PARENT_POLL_S)
+        os._exit(EXIT_ERROR)
+
+    threading.Thread(target=watch, name="esb-parent-watch", daemon=True).start()
+
+
+def _lock(folder: Path, index: int) -> IO[str]:
+    """The worker's lock file, locked. A worker whose parent was killed lets go within a moment, so wait a little."""
+    file = (folder / f"worker-{index}.lock").open("w")
+    deadline = time.monotonic() + _LOCK_PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                file.close()
+                raise InUseError(f"The flow {folder.name} is running already; stop it first.") from None
+            time.sleep(_PARENT_POLL_S)
+        else:
+            return file
+
+
+def _bus_error(error: BaseException | None) -> BusError | None:
+    """The bus's own error among the causes of ``error``."""
+    while error is not None:
+        if isinstance(error, BusError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

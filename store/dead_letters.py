@@ -1,0 +1,42 @@
+"""Dead letters: events that could not be processed, kept as they were, with what happened to them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from event_streaming_bus.models import Event, StreamInfo
+
+
+def dead_letter(
+    event: Event,
+    *,
+    event_id: str,
+    stream: StreamInfo,
+    step: str,
+    error_type: str,
+    message: str,
+    failed_at_ms: int,
+    position: Mapping[str, Any] | None = None,
+    attempts: int = 1,
+    **more: Any,
+) -> Event:
+    """``event`` as a dead letter: payload and envelope as they were, and in ``metadata['dead_letter']`` what happened."""
+    why = {
+        "event_id": event.event_id,
+        "stream_id": stream.stream_id,
+        "stream": stream.name,
+        **(position or {}),
+        "step": step,
+        "error_type": error_type,
+        "error_message": message,
+        "attempts": attempts,
+        "failed_at_ms": failed_at_ms,
+        **more,
+    }
+    return msgspec.structs.replace(
+        event,
+        event_id=event_id,
+        causation_id=event.event_id if event_id != event.event_id else event.causation_id,
+        metadata={**(event.metadata or {}), "dead_letter": why},
+    )

@@ -1,0 +1,359 @@
+"""The embedded log: streams in one SQLite file, shared by the processes of one machine."""
+
+import re
+import sqlite3
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from event_streaming_bus import ids
+from event_streaming_bus.errors import (
+    AlreadyExistsError,
+    BusError,
+    ClosedError,
+    InvalidInputError,
+    OffsetOutOfRangeError,
+    StreamNotFoundError,
+)
+from event_streaming_bus.models import LANES, MAX_PARTITIONS, Receipt, Split, StreamConfig, StreamInfo
+from event_streaming_bus.store.log.base import Append, AppendResult, Journal, Mark
+from event_streaming_bus.store.log.group_commit import GroupCommit
+from event_streaming_bus.store.log.record_batch import RecordBatch
+from event_streaming_bus.store.log.retention import AT_ONCE, drop_batches, expired_batches
+from event_streaming_bus.store.log.writer import SQL, Request, StreamPlace, Transaction, find_ids, verified
+from event_streaming_bus.store.sqlite import Database, storage_errors
+
+_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,200}")
+_POLL_S: Final = 0.005
+_RETENTION_EVERY_S: Final = 60.0
+
+
+class EmbeddedLog:
+    """An ``EventLog`` in ``<folder>/log.db``. See ``EventLog`` for what is guaranteed.
+
+    ``synchronous="NORMAL"`` gives up durability against power loss (not against ``kill -9``) for fewer disk flushes.
+    """
+
+    def __init__(self, folder: Path | str, *, synchronous: str = "FULL") -> None:
+        if synchronous not in ("FULL", "NORMAL"):
+            raise InvalidInputError(f"synchronous: expected 'FULL' or 'NORMAL', got {synchronous!r}")
+        self.path = Path(folder) / "log.db"
+        self._db = Database(self.path, synchronous=synchronous)
+        self._places: dict[str, StreamPlace] = {}
+        self._commits = GroupCommit(self._commit, "esb-log-writer")
+        self._appended = threading.Condition()
+        self._watch_lock = threading.Lock()
+        self._retention_due = time.monotonic() + _RETENTION_EVERY_S
+        self._closed = False
+        with storage_errors(self.path, "opening"), self._db.write_lock():
+            self._db.connection().executescript(SQL["create_tables"])
+        self._watch = self._db.connect()
+
+    # --- streams ------------------------------------------------------------------------------------------------------
+
+    def create_stream(self, config: StreamConfig, stream_id: str | None = None) -> StreamInfo:
+        _check_config(config)
+        with self._db.transaction(f"creating stream {config.name}") as db:
+            row = db.execute(SQL["select_stream_by_name"], {"tenant_id": config.tenant_id, "reference": config.name}).fetchone()
+            if row is not None:
+                there = self._place_of(row, db).info
+                if there.config == config:
+                    return there
+                differences = ", ".join(
+                    f"{field} is {getattr(there.config, field)!r}, not {getattr(config, field)!r}"
+                    for field in StreamConfig.__struct_fields__
+                    if getattr(there.config, field) != getattr(config, field)
+                )
+                raise AlreadyExistsError(f"stream {config.name} exists with other settings: {differences}")
+            info = StreamInfo(
+                stream_id=stream_id or ids.new_id(ids.STREAM),
+                config=config,
+                created_at_ms=time.time_ns() // 1_000_000,
+            )
+            stream_no = db.execute(
+                SQL["insert_stream"],
+                (
+                    info.stream_id,
+                    config.tenant_id,
+                    config.name,
+                    msgspec.json.encode(config).decode(),
+                    info.created_at_ms,
+                ),
+            ).lastrowid
+            db.executemany(
+                SQL["insert_split"],
+                [(stream_no, partition, lane) for partition in range(config.partitions) for lane in range(len(LANES))],
+            )
+        return info
+
+    def drop_stream(self, stream_id: str) -> None:
+        place = self._place(stream_id)
+        with self._db.transaction(f"dropping stream {place.info.name}") as db:
+            drop_batches(db, place, expired_batches(db, place.stream_no, drop_all=True))
+            db.executemany(SQL["delete_group_offsets"], [(no,) for no in place.split_nos.values()])
+            db.execute(SQL["delete_splits"], (place.stream_no,))
+            db.execute(SQL["delete_stream"], (place.stream_no,))
+        self._places.pop(stream_id, None)
+
+    def find_stream(self, tenant_id: str, reference: str) -> StreamInfo:
+        with storage_errors(self.path, "looking for a stream"):
+            db = self._db.connection()
+            row = db.execute(SQL["select_stream_by_name"], {"tenant_id": tenant_id, "reference": reference}).fetchone()
+            if row is not None:
+                return self._place_of(row, db).info
+        near = get_close_matches(reference, [info.name for info in self.list_streams(tenant_id, internal=True)], 1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise StreamNotFoundError(
+            f"There is no stream '{reference}'.{hint} `esb stream create {reference}` makes it; `esb stream list` shows what "
+            "there is.",
+            stream=reference,
+        )
+
+    def list_streams(self, tenant_id: str | None = None, *, internal: bool = False) -> list[StreamInfo]:
+        with storage_errors(self.path, "listing streams"):
+            rows = self._db.connection().execute(SQL["select_streams"], {"tenant_id": tenant_id}).fetchall()
+        infos = [_info(row) for row in rows]
+        return [info for info in infos if internal or not info.name.startswith("_")]
+
+    def _place(self, stream_id: str) -> StreamPlace:
+        place = self._places.get(stream_id)
+        if place is None:
+            with storage_errors(self.path, "looking for a stream"):
+                db = self._db.connection()
+                row = db.execute(SQL["select_stream_by_id"], (stream_id,)).fetchone()
+                if row is None:
+                    raise StreamNotFoundError(f"There is no stream with the id '{stream_id}'.", stream=stream_id)
+                place = self._place_of(row, db)
+        return place
+
+    def _place_of(self, row: Sequence[str | int], db: sqlite3.Connection) -> StreamPlace:
+        stream_no, stream_id = row[0], row[1]
+        place = self._places.get(str(stream_id))
+        if place is None or place.stream_no != stream_no:
+            splits = db.execute(SQL["select_splits"], (stream_no,)).fetchall()
+            split_nos = {(partition, LANES[lane]): split_no for split_no, partition, lane, *_ in splits}
+            place = self._places[str(stream_id)] = StreamPlace(_info(row), int(stream_no), split_nos)
+        return place
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    def append(
+        self, appends: Sequence[Append], *, marks: Sequence[Mark] = (), journal: Journal | None = None
+    ) -> list[AppendResult]:
+        return self.submit(appends, marks=marks, journal=journal).result()
+
+    def submit(
+        self, appends: Sequence[Append], *, marks: Sequence[Mark] = (), journal: Journal | None = None
+    ) -> "Future[list[AppendResult]]":
+        request = Request(appends, [self._place(a.stream_id) for a in appends], marks, journal)
+        self._commits.submit(request)
+        return request.future
+
+    def _commit(self, requests: list[Request]) -> None:
+        """Write all requests in one transaction; where one of them spoils it, write them one by one."""
+        try:
+            outcomes = self._write(requests)
+        except BaseException as error:
+            if len(requests) > 1 and not isinstance(error, BusError):
+                for request in requests:
+                    self._commit([request])
+                return
+            for request in requests:
+                request.future.set_exception(error)
+            return
+        for request, outcome in zip(requests, outcomes, strict=True):
+            if isinstance(outcome, BusError):
+                request.future.set_exception(outcome)
+            else:
+                request.future.set_result(outcome)
+        with self._appended:
+            self._appended.notify_all()
+        self._retain_now_and_then()
+
+    def _write(self, requests: list[Request]) -> list[list[AppendResult] | BusError]:
+        with self._db.transaction("appending") as db:
+            transaction = Transaction(db)
+            outcomes: list[list[AppendResult] | BusError] = []
+            for request in requests:
+                try:
+                    outcomes.append(transaction.add(request, self._place))
+                except BusError as error:
+                    outcomes.append(error)
+            transaction.flush()
+        return outcomes
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def read(self, split: Split, offset: int, max_bytes: int = 1 << 20) -> list[RecordBatch]:
+        split_no = self._split_no(split)
+        batches: list[RecordBatch] = []
+        size = 0
+        with storage_errors(self.path, f"reading {split}"):
+            db = self._db.connection()
+            cursor = db.execute(SQL["select_batches"], {"split_no": split_no, "offset": offset})
+            try:
+                for row in cursor:
+                    batch = verified(split, row)
+                    if batch.end_offset <= offset:
+                        break  # the newest batch ends before the offset
+                    if batches and size + batch.stored_bytes > max_bytes:
+                        break
+                    size += batch.stored_bytes
+                    batches.append(batch)
+            finally:
+                cursor.close()
+            if not batches or batches[0].offset > offset or offset < 0:
+                begin, end = db.execute(SQL["select_split"], (split_no,)).fetchone()
+                if offset < begin or offset > end:
+                    raise OffsetOutOfRangeError(
+                        f"{split} holds the offsets {begin} to {end - 1}; {offset} is "
+                        + ("no longer kept: retention has dropped it." if 0 <= offset < begin else "outside of them."),
+                        begin=begin,
+                        end=end,
+                    )
+        if batches and batches[0].offset < offset:
+            batches[0] = batches[0].slice(offset, batches[0].end_offset)
+        return batches
+
+    def _split_no(self, split: Split) -> int:
+        split_no = self._place(split.stream_id).split_nos.get((split.partition, split.lane))
+        if split_no is None:
+            partitions = self._place(split.stream_id).info.config.partitions
+            raise InvalidInputError(f"{split}: the stream has the partitions 0 to {partitions - 1}.")
+        return split_no
+
+    def locate(self, tenant_id: str, event_id: str) -> Receipt | None:
+        with storage_errors(self.path, "looking for an event"):
+            position = find_ids(self._db.connection(), tenant_id, {event_id: None}).get(event_id)
+        return None if position is None else Receipt(event_id, position)
+
+    def begin_offsets(self, stream_id: str) -> dict[Split, int]:
+        return {split: begin for split, begin, _, _ in self._splits(stream_id)}
+
+    def end_offsets(self, stream_id: str) -> dict[Split, int]:
+        return {split: end for split, _, end, _ in self._splits(stream_id)}
+
+    def stored_bytes(self, stream_id: str) -> int:
+        return sum(size for *_, size in self._splits(stream_id))
+
+    def _splits(self, stream_id: str) -> list[tuple[Split, int, int, int]]:
+        place = self._place(stream_id)
+        with storage_errors(self.path, f"reading the offsets of {place.info.name}"):
+            rows = self._db.connection().execute(SQL["select_splits"], (place.stream_no,)).fetchall()
+        return [(Split(stream_id, LANES[lane], partition), begin, end, size) for _, partition, lane, begin, end, size in rows]
+
+    def offset_for_time(self, split: Split, time_ms: int) -> int:
+        split_no = self._split_no(split)
+        with storage_errors(self.path, f"reading {split}"):
+            db = self._db.connection()
+            (offset,) = db.execute(SQL["select_offset_for_time"], (split_no, time_ms)).fetchone()
+            if offset is None:
+                _, offset = db.execute(SQL["select_split"], (split_no,)).fetchone()
+        return int(offset)
+
+    # --- positions ----------------------------------------------------------------------------------------------------
+
+    def commit(self, group: str, offsets: Mapping[Split, int]) -> None:
+        rows = [(group, self._split_no(split), offset) for split, offset in offsets.items()]
+        with self._db.transaction(f"committing offsets of {group}") as db:
+            db.executemany(SQL["upsert_group_offset"], rows)
+
+    def committed(self, group: str) -> dict[Split, int]:
+        with storage_errors(self.path, f"reading offsets of {group}"):
+            rows = self._db.connection().execute(SQL["select_group_offsets"], (group,)).fetchall()
+        return {Split(stream_id, LANES[lane], partition): offset for stream_id, lane, partition, offset in rows}
+
+    def marks(self, owner: str) -> dict[str, bytes]:
+        with storage_errors(self.path, f"reading marks of {owner}"):
+            return dict(self._db.connection().execute(SQL["select_marks"], (owner,)).fetchall())
+
+    def drop_marks(self, owner: str) -> None:
+        with self._db.transaction(f"dropping marks of {owner}") as db:
+            db.execute(SQL["delete_marks"], (owner,))
+
+    # --- waiting ------------------------------------------------------------------------------------------------------
+
+    def version(self) -> int:
+        with self._watch_lock, storage_errors(self.path, "watching"):
+            if self._closed:
+                raise ClosedError
+            (version,) = self._watch.execute("PRAGMA data_version").fetchone()
+            return int(version)
+
+    def wait(self, positions: Mapping[Split, int], timeout_s: float) -> bool:
+        deadline = time.monotonic() + timeout_s
+        streams = {split.stream_id for split in positions}
+        seen = None
+        while True:
+            version = self.version()
+            if version != seen:
+                seen = version
+                ends = {split: end for stream_id in streams for split, end in self.end_offsets(stream_id).items()}
+                if any(ends[split] > offset for split, offset in positions.items()):
+                    return True
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                return False
+            # Appends of this process wake the condition; those of others are found by asking every few milliseconds.
+            with self._appended:
+                self._appended.wait(min(_POLL_S, left_s))
+
+    # --- keeping house ------------------------------------------------------------------------------------------------
+
+    def enforce_retention(self, now_ms: int | None = None) -> int:
+        now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
+        dropped = 0
+        for info in self.list_streams(internal=True):
+            config = info.config
+            if config.retention_ms is None and config.retention_bytes is None:
+                continue
+            place = self._place(info.stream_id)
+            before_ms = None if config.retention_ms is None else now_ms - config.retention_ms
+            expired = None
+            while expired is None or len(expired) == AT_ONCE:
+                with self._db.transaction(f"dropping old events of {info.name}") as db:
+                    expired = expired_batches(db, place.stream_no, before_ms, config.retention_bytes)
+                    dropped += drop_batches(db, place, expired)
+        if dropped:
+            with storage_errors(self.path, "giving back disk space"), self._db.write_lock():
+                self._db.connection().execute("PRAGMA incremental_vacuum").fetchall()
+        return dropped
+
+    def _retain_now_and_then(self) -> None:
+        if time.monotonic() >= self._retention_due:
+            self._retention_due = time.monotonic() + _RETENTION_EVERY_S
+            try:
+                self.enforce_retention()
+            except BusError:
+                return  # what cannot be dropped now is dropped next time; appending must not fail for it
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._commits.close()
+        with self._watch_lock:
+            self._closed = True
+        self._db.close()
+
+
+def _info(row: Sequence[str | int]) -> StreamInfo:
+    _, stream_id, config, created_at_ms = row
+    decoded = msgspec.json.decode(str(config), type=StreamConfig)
+    return StreamInfo(stream_id=str(stream_id), config=decoded, created_at_ms=int(created_at_ms))
+
+
+def _check_config(config: StreamConfig) -> None:
+    if not _NAME.fullmatch(config.name):
+        raise InvalidInputError(f"stream name {config.name!r}: expected 1 to 200 letters, digits, '.', '_' or '-'", path="name")
+    if not 1 <= config.partitions <= MAX_PARTITIONS:
+        raise InvalidInputError(f"partitions: expected 1 to {MAX_PARTITIONS}, got {config.partitions}", path="partitions")
+    for field in ("retention_ms", "retention_bytes"):
+        value = getattr(config, field)
+        if value is not None and value <= 0:
+            raise InvalidInputError(f"{field}: expected a positive integer or null, got {value}", path=field)

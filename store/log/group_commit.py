@@ -1,0 +1,76 @@
+"""Group commit: what many callers submit while one transaction is being written becomes the next transaction."""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+from event_streaming_bus.errors import ClosedError
+
+MAX_WAITING: Final = 10_000
+MAX_WEIGHT: Final = 16_384
+
+
+class Submission(Protocol):
+    """What can be submitted: something with a future and a weight (its number of events)."""
+
+    future: "Future[Any]"
+    weight: int
+
+
+T = TypeVar("T", bound=Submission)
+
+
+class GroupCommit(Generic[T]):
+    """A queue and one thread that hands ``commit`` all that waits, up to ``MAX_WEIGHT`` events at a time.
+
+    ``commit`` must settle the future of everything it is given and must not raise.
+    """
+
+    def __init__(self, commit: Callable[[list[T]], None], name: str) -> None:
+        self._commit = commit
+        self._name = name
+        self._waiting: deque[T] = deque()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def submit(self, item: T) -> None:
+        """Queue ``item``; blocks while ``MAX_WAITING`` others wait."""
+        with self._changed:
+            while len(self._waiting) >= MAX_WAITING and not self._closed:
+                self._changed.wait()
+            if self._closed:
+                raise ClosedError
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._thread.start()
+            self._waiting.append(item)
+            self._changed.notify_all()
+
+    def _take(self) -> list[T]:
+        with self._changed:
+            while not self._waiting and not self._closed:
+                self._changed.wait()
+            taken: list[T] = []
+            weight = 0
+            while self._waiting and weight < MAX_WEIGHT:
+                item = self._waiting.popleft()
+                weight += item.weight
+                taken.append(item)
+            self._changed.notify_all()
+            return taken
+
+    def _run(self) -> None:
+        while taken := self._take():
+            self._commit(taken)
+
+    def close(self) -> None:
+        """Write what waits, then stop."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()

@@ -1,0 +1,250 @@
+"""The record batch: neighbouring events of one split, stored as columns.
+
+Each field of the envelope is a column. A column whose values are all equal is stored once, the timestamps as packed 64-bit
+integers, JSON payloads as lines. So a flow that needs only payloads and timestamps decodes only those, and a whole batch of
+payloads in one call. The columns are msgpack, then compressed as one block; the checksum (XXH3, 64 bits) covers the
+compressed body and the batch's place in the log, so that a batch that was moved is found as well.
+"""
+
+import struct
+import sys
+from array import array
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from itertools import repeat
+from operator import attrgetter
+from typing import Any, Final
+
+import msgspec
+import xxhash
+
+from event_streaming_bus.errors import CorruptLogError
+from event_streaming_bus.models import (
+    LANES,
+    CompressionType,
+    Event,
+    EventPriority,
+    Position,
+    SerializationFormat,
+    Split,
+    rfc3339,
+)
+from event_streaming_bus.store.log.codecs import compress, decompress
+
+FORMAT_VERSION: Final = 1
+MAX_BATCH_EVENTS: Final = 4096
+MAX_BATCH_PAYLOAD_BYTES: Final = 4 << 20
+
+_FIELDS: Final = Event.__struct_fields__
+_INDEX: Final = {name: i for i, name in enumerate(_FIELDS)}
+_ENUMS: Final[dict[str, type[StrEnum]]] = {
+    "priority": EventPriority,
+    "compression_type": CompressionType,
+    "serialization_format": SerializationFormat,
+}
+_row = attrgetter(*_FIELDS)
+_timestamp_of = attrgetter("timestamp_ms")
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(list[Any])
+_PLACE: Final = struct.Struct("<16sBIqIqqq")
+
+
+def encode_columns(events: Sequence[Event]) -> bytes:
+    """The events as columns, not yet compressed. Raises ``TypeError`` for metadata that msgpack cannot hold."""
+    columns: list[Any] = [FORMAT_VERSION, len(events)]
+    for name, values in zip(_FIELDS, zip(*map(_row, events), strict=True), strict=True):
+        if name == "data":
+            columns.append(_pack_payloads(values))
+        elif name == "timestamp_ms":
+            columns.append(_pack_integers("q", values))
+        elif values.count(values[0]) == len(values):
+            columns.append(values[:1])
+        else:
+            columns.append(values)
+    return _encoder.encode(columns)
+
+
+def _pack_integers(code: str, values: Iterable[int]) -> bytes:
+    packed = array(code, values)
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return packed.tobytes()
+
+
+def _unpack_integers(code: str, data: bytes) -> "array[int]":
+    unpacked = array(code)
+    unpacked.frombytes(data)
+    if sys.byteorder == "big":
+        unpacked.byteswap()
+    return unpacked
+
+
+def _pack_payloads(values: Sequence[bytes]) -> bytes | list[bytes]:
+    lines = b"\n".join(values)
+    if lines.count(b"\n") == len(values) - 1:
+        return lines
+    return [_pack_integers("I", map(len, values)), b"".join(values)]
+
+
+def checksum(split: Split, batch: "StoredBatch") -> int:
+    """XXH3 (64 bits, as a signed integer) over the batch's place, its counts and times, and its body."""
+    place = _PLACE.pack(
+        xxhash.xxh3_128_digest(split.stream_id.encode()),
+        LANES.index(split.lane),
+        split.partition,
+        batch.base_offset,
+        batch.count,
+        batch.min_timestamp_ms,
+        batch.max_timestamp_ms,
+        batch.appended_at_ms,
+    )
+    digest = xxhash.xxh3_64_intdigest(batch.body, seed=xxhash.xxh3_64_intdigest(place))
+    return digest - (1 << 64) if digest >> 63 else digest
+
+
+class StoredBatch(msgspec.Struct, frozen=True, gc=False):
+    """A record batch as it lies in storage. ``body`` is compressed with ``codec``."""
+
+    base_offset: int
+    count: int
+    codec: CompressionType
+    min_timestamp_ms: int
+    max_timestamp_ms: int
+    appended_at_ms: int
+    body: bytes
+
+
+def store_events(events: Sequence[Event], base_offset: int, codec: CompressionType, appended_at_ms: int) -> StoredBatch:
+    """The events as a batch ready to be stored; at most ``MAX_BATCH_EVENTS`` of them, at least one."""
+    timestamps = list(map(_timestamp_of, events))
+    body = compress(codec, encode_columns(events))
+    return StoredBatch(base_offset, len(events), codec, min(timestamps), max(timestamps), appended_at_ms, body)
+
+
+class RecordBatch:
+    """Neighbouring events of one split, read from the log; columns are decoded when they are asked for.
+
+    ``offset`` is the offset of the first event, ``count`` how many there are, ``appended_at_ms`` when they were appended.
+    """
+
+    __slots__ = ("_columns", "_skip", "_stored", "count", "offset", "split")
+
+    def __init__(self, split: Split, stored: StoredBatch, skip: int = 0, count: int | None = None) -> None:
+        self.split = split
+        self._stored = stored
+        self._skip = skip
+        self._columns: list[Any] | None = None
+        self.offset = stored.base_offset + skip
+        self.count = stored.count - skip if count is None else count
+
+    @property
+    def end_offset(self) -> int:
+        """The offset after the last event."""
+        return self.offset + self.count
+
+    @property
+    def appended_at_ms(self) -> int:
+        return self._stored.appended_at_ms
+
+    @property
+    def stored_bytes(self) -> int:
+        return len(self._stored.body)
+
+    def slice(self, begin_offset: int, end_offset: int) -> "RecordBatch":
+        """The events with ``begin_offset <= offset < end_offset``, which must lie within this batch."""
+        begin, end = max(begin_offset, self.offset), min(end_offset, self.end_offset)
+        part = RecordBatch(self.split, self._stored, begin - self._stored.base_offset, end - begin)
+        part._columns = self._columns
+        return part
+
+    def _decoded(self) -> list[Any]:
+        if self._columns is None:
+            try:
+                columns = _decoder.decode(decompress(self._stored.codec, self._stored.body))
+            except (msgspec.DecodeError, CorruptLogError) as error:
+                raise self.damaged(str(error)) from error
+            if columns[0] != FORMAT_VERSION or columns[1] != self._stored.count:
+                raise self.damaged("its header does not fit its contents")
+            self._columns = columns[2:]
+        return self._columns
+
+    def damaged(self, reason: str) -> CorruptLogError:
+        """The error that says where this batch lies and why it cannot be read."""
+        split = self.split
+        first, last = self._stored.base_offset, self._stored.base_offset + self._stored.count - 1
+        return CorruptLogError(
+            f"The record batch with the offsets {first} to {last} of stream {split.stream_id}, partition {split.partition}, "
+            f"lane {split.lane.value} is damaged: {reason}. Events outside of it can be read; restore it from a backup.",
+            stream_id=split.stream_id,
+            partition=split.partition,
+            lane=split.lane.value,
+            offset=first,
+        )
+
+    @property
+    def _whole(self) -> bool:
+        return self.count == self._stored.count
+
+    def timestamps_ms(self) -> Sequence[int]:
+        """The event times, in offset order."""
+        values = _unpack_integers("q", self._decoded()[_INDEX["timestamp_ms"]])
+        return values if self._whole else values[self._skip : self._skip + self.count]
+
+    def payload_lines(self) -> bytes | None:
+        """All payloads as lines in one piece, or ``None`` where a payload holds a line feed or the batch is sliced."""
+        data = self._decoded()[_INDEX["data"]]
+        return data if self._whole and isinstance(data, bytes) else None
+
+    def payloads(self) -> list[bytes]:
+        """The payload of each event as stored, in offset order."""
+        data = self._decoded()[_INDEX["data"]]
+        if isinstance(data, bytes):
+            payloads = data.split(b"\n")
+        else:
+            payloads, start, blob = [], 0, data[1]
+            for size in _unpack_integers("I", data[0]):
+                payloads.append(blob[start : start + size])
+                start += size
+        return payloads if self._whole else payloads[self._skip : self._skip + self.count]
+
+    def column(self, name: str) -> Sequence[Any]:
+        """The values of the envelope field ``name``, in offset order."""
+        if name == "timestamp_ms":
+            return self.timestamps_ms()
+        if name == "data":
+            return self.payloads()
+        values: Sequence[Any] = self._decoded()[_INDEX[name]]
+        as_enum = _ENUMS.get(name)
+        if len(values) == 1:
+            value = values[0] if as_enum is None or values[0] is None else as_enum(values[0])
+            return [value] * self.count
+        if as_enum is not None:
+            values = [None if v is None else as_enum(v) for v in values]
+        return values if self._whole else values[self._skip : self._skip + self.count]
+
+    def constant(self, name: str) -> tuple[bool, Any]:
+        """``(True, value)`` if the column is stored as one value for all events, else ``(False, None)``."""
+        values = self._decoded()[_INDEX[name]]
+        if name in ("data", "timestamp_ms") or len(values) != 1:
+            return False, None
+        as_enum = _ENUMS.get(name)
+        return True, values[0] if as_enum is None or values[0] is None else as_enum(values[0])
+
+    def events(self) -> list[Event]:
+        """The events, in offset order."""
+        columns: list[Iterable[Any]] = []
+        for name in _FIELDS:
+            same, value = self.constant(name)
+            columns.append(repeat(value, self.count) if same else self.column(name))
+        return list(map(Event, *columns))
+
+    def event(self, index: int) -> Event:
+        """The event ``index`` places after the first."""
+        return self.slice(self.offset + index, self.offset + index + 1).events()[0]
+
+    def position(self, index: int) -> Position:
+        """The position of the event ``index`` places after the first."""
+        return Position(self.split, self.offset + index)
+
+    def __repr__(self) -> str:
+        return f"<RecordBatch {self.split} {self.offset}..{self.end_offset - 1} {rfc3339(self.appended_at_ms)}>"

@@ -1,0 +1,303 @@
+"""The write side of the embedded log: many callers' appends become one SQLite transaction."""
+
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from itertools import chain
+from typing import Final
+
+import msgspec
+import xxhash
+
+from event_streaming_bus import ids
+from event_streaming_bus.errors import FencedError, StreamNotFoundError
+from event_streaming_bus.models import (
+    LANES,
+    CompressionType,
+    Event,
+    EventPriority,
+    Position,
+    Receipt,
+    Split,
+    StreamInfo,
+)
+from event_streaming_bus.store.log.base import Append, AppendResult, Journal, Mark
+from event_streaming_bus.store.log.record_batch import (
+    MAX_BATCH_EVENTS,
+    MAX_BATCH_PAYLOAD_BYTES,
+    RecordBatch,
+    StoredBatch,
+    checksum,
+    store_events,
+)
+from event_streaming_bus.store.sql import load_queries
+
+CODECS: Final = tuple(CompressionType)
+SQL: Final = load_queries("log/embedded.sql")
+_ID_LENGTH: Final = len(ids.EVENT) + 26
+
+
+def partition_of(key: str, partitions: int) -> int:
+    """The partition of ``key``: XXH3 (64 bits) of its UTF-8, modulo the number of partitions."""
+    return xxhash.xxh3_64_intdigest(key.encode()) % partitions
+
+
+def id_hash(tenant_id: str, event_id: str) -> int:
+    """What an event id is indexed by: XXH3 (64 bits) as a signed integer. Equal hashes are told apart by looking."""
+    digest = xxhash.xxh3_64_intdigest(f"{tenant_id}\0{event_id}".encode())
+    return digest - (1 << 64) if digest >> 63 else digest
+
+
+class StreamPlace(msgspec.Struct, frozen=True):
+    """A stream and the row numbers of its splits, by partition and lane."""
+
+    info: StreamInfo
+    stream_no: int
+    split_nos: Mapping[tuple[int, EventPriority], int]
+
+
+class Request:
+    """One call of ``append``, on its way into a transaction."""
+
+    __slots__ = ("appends", "future", "journal", "marks", "places", "weight")
+
+    def __init__(
+        self, appends: Sequence[Append], places: Sequence[StreamPlace], marks: Sequence[Mark], journal: Journal | None
+    ) -> None:
+        self.appends = appends
+        self.places = places
+        self.marks = marks
+        self.journal = journal
+        self.weight = 1 + sum(len(a.events) for a in appends)
+        self.future: Future[list[AppendResult]] = Future()
+
+
+class _Tail:
+    """The end of a split within one transaction: where it was, and what comes behind it."""
+
+    __slots__ = ("begin", "codec", "events", "explicit", "split", "split_no", "tenant_id")
+
+    def __init__(self, place: StreamPlace, split: Split, split_no: int, begin: int) -> None:
+        self.split = split
+        self.split_no = split_no
+        self.begin = begin
+        self.codec = place.info.config.compression_type
+        self.tenant_id = place.info.tenant_id
+        self.events: list[Event] = []
+        self.explicit: set[int] = set()  # indexes of the events whose ids go to the index of ids
+
+    @property
+    def end(self) -> int:
+        return self.begin + len(self.events)
+
+    def runs(self) -> Iterator[tuple[int, list[Event], CompressionType]]:
+        """The events cut into record batches: ``(index of the first, events, codec)``."""
+        start, size, codec = 0, 0, None
+        for i, event in enumerate(self.events):
+            wanted = event.compression_type or self.codec
+            length = len(event.data)
+            full = i - start >= MAX_BATCH_EVENTS or (i > start and size + length > MAX_BATCH_PAYLOAD_BYTES)
+            if codec is not None and (wanted is not codec or full):
+                yield start, self.events[start:i], codec
+                start, size = i, 0
+            codec = wanted
+            size += length
+        if codec is not None:
+            yield start, self.events[start:] if start else self.events, codec
+
+
+class Transaction:
+    """One write transaction: add requests, then ``flush``."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+        self._tails: dict[int, _Tail] = {}
+        self._seen: dict[tuple[str, str], Receipt] = {}
+        self._now_ms = time.time_ns() // 1_000_000
+
+    def add(self, request: Request, journal_place: Callable[[str], StreamPlace]) -> list[AppendResult]:
+        """Check the request's marks, then give its events their positions. ``FencedError`` leaves the rest untouched."""
+        for mark in request.marks:
+            row = self._db.execute(SQL["select_mark"], (mark.owner, mark.key)).fetchone()
+            if (row[0] if row else None) != mark.expected:
+                raise FencedError(
+                    f"Another process writes the output of {mark.owner} ({mark.key}). This process must stop.",
+                    owner=mark.owner,
+                    key=mark.key,
+                )
+        for mark in request.marks:
+            self._db.execute(SQL["upsert_mark"], (mark.owner, mark.key, mark.value))
+        results = [self._place(append, place) for append, place in zip(request.appends, request.places, strict=True)]
+        if request.journal is not None and (entry := request.journal(results)) is not None:
+            self._place(entry, journal_place(entry.stream_id))
+        return results
+
+    def _place(self, append: Append, place: StreamPlace) -> AppendResult:
+        events = append.events
+        stream_id = place.info.stream_id
+        event_ids = [event.event_id for event in events]
+        known = {} if append.new_ids else self._known(place.info.tenant_id, event_ids)
+        groups = self._groups(append, place, known)
+        placed: list[tuple[Split, int, list[int] | range]] = []
+        for key, indexes in groups.items():
+            tail = self._tail(place, key)
+            first = tail.end
+            tail.events.extend(events if len(indexes) == len(events) else [events[i] for i in indexes])
+            if not append.new_ids:
+                tail.explicit.update(range(len(tail.events) - len(indexes), len(tail.events)))
+                for offset, i in enumerate(indexes, first):
+                    self._seen[place.info.tenant_id, event_ids[i]] = Receipt(event_ids[i], Position(tail.split, offset))
+            placed.append((tail.split, first, indexes))
+
+        def receipts() -> list[Receipt]:
+            by_index: dict[int, Receipt] = dict(known)
+            for split, first, indexes in placed:
+                for offset, i in enumerate(indexes, first):
+                    by_index[i] = Receipt(event_ids[i], Position(split, offset))
+            for i, event_id in enumerate(event_ids):
+                if i not in by_index:  # a second event with the same id in this very append
+                    again = self._seen[place.info.tenant_id, event_id]
+                    by_index[i] = Receipt(event_id, again.position, duplicate=True)
+            return [by_index[i] for i in range(len(event_ids))]
+
+        written = [(split, first, len(indexes)) for split, first, indexes in placed]
+        return AppendResult(stream_id, event_ids, written, len(events) - sum(w[2] for w in written), receipts)
+
+    def _groups(
+        self, append: Append, place: StreamPlace, known: Mapping[int, Receipt]
+    ) -> dict[tuple[int, EventPriority], "list[int] | range"]:
+        """The indexes of the events to append, by partition and lane, in the order given."""
+        events, partitions = append.events, place.info.config.partitions
+        if not events:
+            return {}
+        if append.new_ids and partitions == 1 and len({event.priority for event in events}) == 1:
+            return {(0, events[0].priority): range(len(events))}
+        keyless = append.partition if append.partition is not None else time.monotonic_ns() // 1_000_000
+        groups: dict[tuple[int, EventPriority], list[int] | range] = {}
+        taken: set[str] = set()
+        of_key: dict[str | None, int] = {None: keyless % partitions}
+        for i, event in enumerate(events):
+            if not append.new_ids:
+                if i in known or event.event_id in taken:
+                    continue
+                taken.add(event.event_id)
+            partition = of_key.get(event.key)
+            if partition is None:
+                assert event.key is not None  # noqa: S101 - None is in of_key
+                partition = of_key[event.key] = partition_of(event.key, partitions)
+            indexes = groups.setdefault((partition, event.priority), [])
+            indexes.append(i)  # type: ignore[union-attr]
+        return groups
+
+    def _tail(self, place: StreamPlace, key: tuple[int, EventPriority]) -> _Tail:
+        split_no = place.split_nos[key]
+        tail = self._tails.get(split_no)
+        if tail is None:
+            row = self._db.execute(SQL["select_split"], (split_no,)).fetchone()
+            if row is None:  # dropped by another process since this one looked it up
+                raise StreamNotFoundError(f"The stream '{place.info.name}' was dropped.", stream=place.info.name)
+            end = row[1]
+            split = Split(place.info.stream_id, key[1], key[0])
+            tail = self._tails[split_no] = _Tail(place, split, split_no, end)
+        return tail
+
+    def _known(self, tenant_id: str, event_ids: Sequence[str]) -> dict[int, Receipt]:
+        """The first receipts of those ids that were used before, by index."""
+        unknown = {}
+        known: dict[int, Receipt] = {}
+        for i, event_id in enumerate(event_ids):
+            if (tenant_id, event_id) in self._seen:
+                known[i] = Receipt(event_id, self._seen[tenant_id, event_id].position, duplicate=True)
+            else:
+                unknown[event_id] = i
+        if unknown:
+            found = find_ids(self._db, tenant_id, unknown)
+            for i, event_id in enumerate(event_ids):
+                if event_id in found:
+                    known[i] = Receipt(event_id, found[event_id], duplicate=True)
+        return known
+
+    def flush(self) -> None:
+        """Write what was added."""
+        for tail in self._tails.values():
+            written = 0
+            for start, events, codec in tail.runs():
+                stored = store_events(events, tail.begin + start, codec, self._now_ms)
+                explicit = [i for i in range(start, start + len(events)) if i in tail.explicit] if tail.explicit else []
+                own = (
+                    [e.event_id for i, e in enumerate(events, start) if i not in tail.explicit]
+                    if explicit
+                    else [e.event_id for e in events]
+                )
+                batch_no = self._insert(tail, stored, own, len(explicit))
+                if explicit:
+                    hashes = [(id_hash(tail.tenant_id, tail.events[i].event_id), batch_no) for i in explicit]
+                    self._db.executemany(SQL["insert_event_id"], hashes)
+                written += len(stored.body)
+            if tail.events:
+                self._db.execute(SQL["update_split_end"], (tail.end, written, tail.split_no))
+
+    def _insert(self, tail: _Tail, stored: StoredBatch, self_indexed: Sequence[str], explicit: int) -> int:
+        cursor = self._db.execute(
+            SQL["insert_batch"],
+            (
+                tail.split_no,
+                stored.base_offset,
+                stored.count,
+                CODECS.index(stored.codec),
+                stored.min_timestamp_ms,
+                stored.max_timestamp_ms,
+                stored.appended_at_ms,
+                min(self_indexed, default=None),
+                max(self_indexed, default=None),
+                explicit,
+                checksum(tail.split, stored),
+                stored.body,
+            ),
+        )
+        assert cursor.lastrowid is not None  # noqa: S101 - an INSERT has one
+        return cursor.lastrowid
+
+
+def stored_batch(row: Sequence[int | bytes]) -> tuple[StoredBatch, int]:
+    """``(batch, checksum)`` of a row ``base_offset, count, codec, min and max timestamp, appended_at, body, checksum``."""
+    base, count, codec, low, high, appended, body, digest = row
+    return StoredBatch(base, count, CODECS[codec], low, high, appended, body), digest  # type: ignore[arg-type,index,return-value]
+
+
+def verified(split: Split, row: Sequence[int | bytes]) -> RecordBatch:
+    """The record batch of a row, its checksum verified. ``CorruptLogError`` names it if it is damaged."""
+    stored, digest = stored_batch(row)
+    batch = RecordBatch(split, stored)
+    if checksum(split, stored) != digest:
+        raise batch.damaged("its checksum does not fit its contents")
+    return batch
+
+
+def find_ids(db: sqlite3.Connection, tenant_id: str, event_ids: Mapping[str, object]) -> dict[str, Position]:
+    """The positions of those of the tenant's event ids that the log holds.
+
+    Ids that publishers brought are looked up in the index of ids; ids of our own making by their place in the order of ids.
+    Both only name record batches that may hold an id; the batches themselves decide.
+    """
+    found: dict[str, Position] = {}
+    hashes = [id_hash(tenant_id, event_id) for event_id in event_ids]
+    candidates = {batch_no for _, batch_no in db.execute(SQL["select_event_ids"], (json.dumps(hashes),))}
+    ours = sorted(i for i in event_ids if len(i) == _ID_LENGTH and i.startswith(ids.EVENT))
+    if ours:
+        candidates.update(chain.from_iterable(db.execute(SQL["select_batches_by_id"], (ours[0], ours[-1]))))
+    for batch_no in candidates:
+        row = db.execute(SQL["select_batch"], (batch_no,)).fetchone()
+        if row is None:
+            continue  # retention has dropped the batch in the meantime
+        split_no, *row = row
+        stream_id, tenant, lane, partition = db.execute(SQL["select_split_place"], (split_no,)).fetchone()
+        if tenant != tenant_id:
+            continue
+        batch = verified(Split(stream_id, LANES[lane], partition), row)
+        for i, event_id in enumerate(batch.column("event_id")):
+            if event_id in event_ids:
+                found[event_id] = batch.position(i)
+    return found

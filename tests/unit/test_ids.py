@@ -1,0 +1,104 @@
+import multiprocessing
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from event_streaming_bus import ids
+
+CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+MAX_TIME_MS = (1 << 48) - 1
+
+
+def time_of(identifier: str) -> int:
+    """The milliseconds in an id, decoded here on its own: ten base-32 digits after the prefix."""
+    value = 0
+    for digit in identifier.partition("_")[2][:10]:
+        value = value * 32 + CROCKFORD.index(digit)
+    return value
+
+
+@pytest.mark.parametrize("prefix", [ids.EVENT, ids.STREAM, ids.PROCESSOR, ids.SCHEMA, ids.GROUP, ids.HISTORY, ids.RUN])
+def test_an_id_is_its_prefix_and_26_crockford_digits(prefix: str) -> None:
+    assert re.fullmatch(prefix + f"[{CROCKFORD}]{{26}}", ids.new_id(prefix))
+
+
+def test_the_prefixes_are_those_of_the_contract() -> None:
+    assert [ids.EVENT, ids.STREAM, ids.PROCESSOR, ids.SCHEMA, ids.GROUP, ids.HISTORY] == [
+        "evt_", "str_", "proc_", "sch_", "grp_", "hist_",
+    ]  # fmt: skip
+
+
+def test_new_ids_ascend_and_differ_across_many_blocks() -> None:
+    made = [new for count in (1, 5000, 1, 1024, 3) for new in ids.new_ids("evt_", count)]
+    assert made == sorted(set(made))
+    assert len(made) == 6029
+
+
+def test_an_id_holds_the_time_it_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids._forget_block()
+    monkeypatch.setattr(ids.time, "time_ns", lambda: 1_737_887_400_123_456_789)
+    assert time_of(ids.new_id("evt_")) == 1_737_887_400_123
+    ids._forget_block()
+
+
+def test_ids_go_on_ascending_when_the_clock_runs_backwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids._forget_block()
+    clock_ns = [2_000_000_000_000_000_000]
+    monkeypatch.setattr(ids.time, "time_ns", lambda: clock_ns[0])
+    before = ids.new_ids("evt_", 2000)
+    clock_ns[0] -= 3_600_000_000_000
+    after = ids.new_ids("evt_", 2000)
+    assert before + after == sorted(set(before + after))
+    ids._forget_block()
+
+
+def test_threads_never_share_an_id() -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = [new for part in pool.map(lambda _: ids.new_ids("evt_", 700), range(32)) for new in part]
+    assert len(set(made)) == 32 * 700
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_makes_other_ids_than_its_parent() -> None:
+    ids.new_id("evt_")
+    reader, writer = multiprocessing.Pipe(duplex=False)
+    child = os.fork()
+    if child == 0:
+        writer.send(ids.new_ids("evt_", 500))
+        os._exit(0)
+    here = ids.new_ids("evt_", 500)
+    there = reader.recv()
+    os.waitpid(child, 0)
+    assert not set(here) & set(there)
+
+
+def test_no_ids_are_asked_for_and_none_made() -> None:
+    assert ids.new_ids("evt_", 0) == []
+
+
+@given(st.integers(0, MAX_TIME_MS), st.text(), st.integers())
+def test_a_derived_id_depends_on_nothing_but_its_arguments(time_ms: int, name: str, number: int) -> None:
+    first = ids.derived_id("evt_", time_ms, name, number)
+    assert first == ids.derived_id("evt_", time_ms, name, number)
+    assert first != ids.derived_id("evt_", time_ms, name, number + 1)
+    assert time_of(first) == time_ms
+
+
+def test_a_derived_id_is_the_same_in_every_version() -> None:
+    """Replays of data written long ago must find the ids they made then: this text must never change."""
+    assert ids.derived_id("evt_", 1_737_887_400_000, "orders", 0, 7) == "evt_01JJH2JG20V9ED9MT8T2KDN17B"
+
+
+@given(st.integers(0, MAX_TIME_MS), st.integers(0, MAX_TIME_MS))
+def test_derived_ids_sort_by_time(a_ms: int, b_ms: int) -> None:
+    a, b = ids.derived_id("evt_", a_ms, "x"), ids.derived_id("evt_", b_ms, "x")
+    assert (a < b) == (a_ms < b_ms)
+
+
+@pytest.mark.parametrize(("time_ms", "clamped_ms"), [(-5, 0), (1 << 60, MAX_TIME_MS)])
+def test_a_time_that_does_not_fit_is_clamped(time_ms: int, clamped_ms: int) -> None:
+    assert time_of(ids.derived_id("evt_", time_ms, "x")) == clamped_ms
