@@ -1,0 +1,22 @@
+"""What the API's handlers work with, built once for the app."""
+
+from event_streaming_bus.flows.service import StreamManagementService
+from event_streaming_bus.publishing import EventPublishingService
+from event_streaming_bus.store.history import History
+from event_streaming_bus.store.storage import Storage
+
+
+class Services:
+    """The bus's services over one data folder. Raises ``InUseError`` if another process has its history open."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self.history = History(storage)
+        self.publishing = EventPublishingService(storage)
+        self.processors = StreamManagementService(storage)
+
+    def close(self) -> None:
+        """Stop the processors, load what is left of history, and let go of it."""
+        self.processors.close()
+        self.history.stop()
+        self.history.close()

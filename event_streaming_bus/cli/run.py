@@ -1,0 +1,174 @@
+"""``esb run``: run a flow file."""
+
+import shutil
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+import click
+import msgspec
+
+from event_streaming_bus import ids
+from event_streaming_bus.cli.main import EXIT_ERROR, EXIT_INTERRUPTED, Settings
+from event_streaming_bus.cli.progress import Bar, progress_bar
+from event_streaming_bus.cli.tables import print_table
+from event_streaming_bus.errors import FlowError
+from event_streaming_bus.flows.deploy import deploy
+from event_streaming_bus.flows.marks import stage_owner, window_owner
+from event_streaming_bus.flows.metrics import ProcessorMetrics, flow_metrics, progress
+from event_streaming_bus.flows.plan import Plan
+from event_streaming_bus.flows.runner import current_ends, recovery_folder
+from event_streaming_bus.flows.runs import record_run
+from event_streaming_bus.flows.spec import load_flow
+from event_streaming_bus.flows.workers import DEFAULT_SNAPSHOT_INTERVAL_MS, WorkerGroup
+from event_streaming_bus.models import ProcessorStatus, rfc3339
+from event_streaming_bus.store.storage import Storage
+
+_POLL_S: Final = 0.1
+_STOP_TIMEOUT_S: Final = 30.0
+
+
+@click.command()
+@click.argument("file", type=click.Path(dir_okay=False))
+@click.option("--until-end", is_flag=True, help="Process what the streams hold now, close every window, and end.")
+@click.option("--workers", type=click.IntRange(1, 64), help="Worker processes.  [default: the flow's parallelism]")
+@click.option("--from-start", is_flag=True, help="Forget how far the flow has come and write all of its output again.")
+@click.option("--yes", is_flag=True, help="Do not ask (with --from-start).")
+@click.option("--json", "as_json", is_flag=True, help="Print the counts of each processor as JSON.")
+@click.option("--snapshot-interval-ms", type=click.IntRange(50), default=DEFAULT_SNAPSHOT_INTERVAL_MS, show_default=True)
+@click.pass_obj
+def run(
+    settings: Settings,
+    file: str,
+    until_end: bool,
+    workers: int | None,
+    from_start: bool,
+    yes: bool,
+    as_json: bool,
+    snapshot_interval_ms: int,
+) -> int:
+    """Run the flow in FILE. It goes on where it was when it last ran; Ctrl-C stops it in good order."""
+    if not Path(file).exists():
+        raise FlowError(f"{file}: there is no such file")
+    storage: Storage = settings.open()
+    plan = deploy(load_flow(file), storage)
+    if from_start:
+        _forget(storage, plan, yes)
+    code, error = run_plan(storage, plan, file, workers=workers, until_end=until_end, snapshot_interval_ms=snapshot_interval_ms)
+    metrics = flow_metrics(plan, storage)
+    if as_json:
+        for each in metrics:
+            click.echo(msgspec.json.encode(each).decode())
+    else:
+        _print_metrics(metrics)
+    if error is not None:
+        click.echo(f"esb: {error}", err=True)
+    elif code == EXIT_INTERRUPTED:
+        click.echo("esb: stopped; the same command goes on from here", err=True)
+    return code
+
+
+def run_plan(
+    storage: Storage,
+    plan: Plan,
+    file: str,
+    *,
+    workers: int | None = None,
+    until_end: bool = False,
+    snapshot_interval_ms: int = DEFAULT_SNAPSHOT_INTERVAL_MS,
+) -> tuple[int, str | None]:
+    """Run a flow's workers and show their progress; returns ``(exit code, error)``."""
+    stopped = False
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        nonlocal stopped
+        stopped = True
+
+    run_id = ids.new_id(ids.RUN)
+    group = WorkerGroup(
+        storage,
+        plan,
+        ["--flow", str(Path(file).resolve())],
+        workers=workers or plan.parallelism,
+        until=current_ends(plan, storage) if until_end else None,
+        snapshot_interval_ms=snapshot_interval_ms,
+    )
+    record_run(storage, plan, run_id, ProcessorStatus.RUNNING, group.workers)
+    before = [signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)]
+    code: int | None = None
+    try:
+        with progress_bar(f"running {plan.name}") as bar:
+            shown = _Shown(storage, plan, bar)
+            while code is None and not stopped:
+                time.sleep(_POLL_S)
+                code = group.exit_code()
+                shown.update()
+        if stopped:
+            group.stop(_STOP_TIMEOUT_S)
+    finally:
+        group.kill()
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(number, handler)
+    error = group.last_error() if code else None
+    ended = ProcessorStatus.FAILED if code else ProcessorStatus.STOPPED if stopped else ProcessorStatus.COMPLETED
+    record_run(storage, plan, run_id, ended, group.workers, error=error)
+    return (EXIT_INTERRUPTED if stopped else EXIT_ERROR if code else 0), error
+
+
+class _Shown:
+    """What the progress bar tells of a running flow."""
+
+    def __init__(self, storage: Storage, plan: Plan, bar: Bar) -> None:
+        self._storage = storage
+        self._plan = plan
+        self._bar = bar
+        self._start_s = self._last_s = time.monotonic()
+        self._start_done = self._last_done = progress(plan, storage)[0]
+        self._version: int | None = None
+
+    def update(self) -> None:
+        """Read the counts, if anything has been written, and show them."""
+        version = self._storage.log.version()
+        if version == self._version:
+            return
+        self._version = version
+        done, total = progress(self._plan, self._storage)
+        metrics = flow_metrics(self._plan, self._storage)
+        rate = (done - self._start_done) / max(1e-9, time.monotonic() - self._start_s)
+        watermarks = [m.watermark_ms for m in metrics if m.watermark_ms is not None]
+        words = [
+            f"in {done:,}",
+            f"out {sum(m.events_out for m in metrics):,}",
+            f"late {sum(m.events_late for m in metrics):,}",
+            f"dead {sum(m.events_dead for m in metrics):,}",
+            f"{rate:,.0f}/s",
+            f"watermark {rfc3339(max(watermarks)) if watermarks else '-'}",
+        ]
+        self._bar.update(done, total, "  ".join(words))
+
+
+def _print_metrics(metrics: list[ProcessorMetrics]) -> None:
+    names = ("in", "passed", "filtered", "late", "dead", "skipped", "in state", "out")
+    rows: list[list[Any]] = [
+        [
+            m.name,
+            *(m.events_in, m.events_passed, m.events_filtered, m.events_late, m.events_dead, m.events_skipped),
+            *(m.in_state, m.events_out, None if m.watermark_ms is None else rfc3339(m.watermark_ms)),
+        ]
+        for m in metrics
+    ]
+    print_table(["processor", *names, "watermark"], rows)
+
+
+def _forget(storage: Storage, plan: Plan, yes: bool) -> None:
+    """Forget snapshots and marks, after a warning: what the flow has written before stays, and comes a second time."""
+    if not yes:
+        click.confirm("The flow's output is written again, beside what it has written before. Go on?", abort=True)
+    for stage in plan.stages:
+        storage.log.drop_marks(stage_owner(plan.tenant_id, plan.name, stage.name))
+    for node in plan.nodes():
+        if node.is_aggregate:
+            storage.log.drop_marks(window_owner(plan.tenant_id, plan.name, node.name))
+    shutil.rmtree(recovery_folder(storage, plan), ignore_errors=True)

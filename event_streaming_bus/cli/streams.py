@@ -1,0 +1,122 @@
+"""``esb stream``: make, list, describe and drop streams."""
+
+from typing import Any
+
+import click
+import msgspec
+
+from event_streaming_bus.cli.main import Settings
+from event_streaming_bus.cli.tables import print_table
+from event_streaming_bus.models import CompressionType, InvalidEventPolicy, StreamConfig, StreamInfo, rfc3339
+from event_streaming_bus.store.storage import Storage
+
+
+@click.group()
+def stream() -> None:
+    """Make, list, describe and drop streams."""
+
+
+@stream.command()
+@click.argument("name")
+@click.option("--partitions", type=click.IntRange(1, 4096), default=1, show_default=True)
+@click.option("--compression", type=click.Choice([c.value for c in CompressionType], case_sensitive=False), default="LZ4")
+@click.option("--retention-ms", type=click.IntRange(min=1), help="Drop events this long after they were appended.")
+@click.option("--retention-bytes", type=click.IntRange(min=1), help="Drop the oldest events beyond this stored size.")
+@click.option("--schema", metavar="NAME[@VERSION]", help="The registered schema that guards the stream.")
+@click.option(
+    "--on-invalid",
+    type=click.Choice([p.value for p in InvalidEventPolicy], case_sensitive=False),
+    default="REFUSE",
+    show_default=True,
+    help="What happens to an event that breaks the schema.",
+)
+@click.pass_obj
+def create(
+    settings: Settings,
+    name: str,
+    partitions: int,
+    compression: str,
+    retention_ms: int | None,
+    retention_bytes: int | None,
+    schema: str | None,
+    on_invalid: str,
+) -> None:
+    """Make the stream NAME. Making it again with the same settings does nothing."""
+    storage: Storage = settings.open()
+    schema_id = None
+    if schema is not None:
+        from event_streaming_bus.registry.service import SchemaRegistryService
+
+        schema_name, _, version = schema.partition("@")
+        schema_id = SchemaRegistryService(storage).find(settings.tenant, schema_name, version or None).schema_id
+    info = storage.log.create_stream(
+        StreamConfig(
+            name=name,
+            tenant_id=settings.tenant,
+            partitions=partitions,
+            compression_type=CompressionType(compression.upper()),
+            retention_ms=retention_ms,
+            retention_bytes=retention_bytes,
+            schema_id=schema_id,
+            on_invalid=InvalidEventPolicy(on_invalid.upper()),
+        )
+    )
+    click.echo(f"{info.name}  {info.stream_id}  {partitions} partition{'s' if partitions > 1 else ''}")
+
+
+@stream.command(name="list")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+@click.option("--internal", is_flag=True, help="The bus's own streams as well.")
+@click.pass_obj
+def list_(settings: Settings, as_json: bool, internal: bool) -> None:
+    """List the streams."""
+    storage: Storage = settings.open()
+    rows = [_describe(storage, info) for info in storage.log.list_streams(settings.tenant, internal=internal)]
+    if as_json:
+        for row in rows:
+            click.echo(msgspec.json.encode(row).decode())
+        return
+    if not rows:
+        click.echo("there are no streams yet; `esb stream create NAME` makes one", err=True)
+        return
+    columns = ["name", "partitions", "events", "stored_bytes", "compression_type", "created_at", "stream_id"]
+    print_table(columns, [[row[column] for column in columns] for row in rows])
+
+
+@stream.command()
+@click.argument("name")
+@click.pass_obj
+def describe(settings: Settings, name: str) -> None:
+    """Show all settings of the stream NAME and its offsets, as JSON."""
+    storage: Storage = settings.open()
+    info = storage.log.find_stream(settings.tenant, name)
+    begins, ends = storage.log.begin_offsets(info.stream_id), storage.log.end_offsets(info.stream_id)
+    offsets = [
+        {"partition": s.partition, "lane": s.lane.value, "begin_offset": begins[s], "end_offset": end}
+        for s, end in ends.items()
+        if end
+    ]
+    told = _describe(storage, info) | {"offsets": offsets}
+    click.echo(msgspec.json.format(msgspec.json.encode(told)).decode())
+
+
+@stream.command()
+@click.argument("name")
+@click.confirmation_option(prompt="The stream and its events are gone for good. Drop it?")
+@click.pass_obj
+def drop(settings: Settings, name: str) -> None:
+    """Remove the stream NAME and its events."""
+    storage: Storage = settings.open()
+    storage.log.drop_stream(storage.log.find_stream(settings.tenant, name).stream_id)
+    click.echo(f"{name} is gone")
+
+
+def _describe(storage: Storage, info: StreamInfo) -> dict[str, Any]:
+    begins, ends = storage.log.begin_offsets(info.stream_id), storage.log.end_offsets(info.stream_id)
+    return {
+        "stream_id": info.stream_id,
+        **msgspec.to_builtins(info.config),
+        "created_at": rfc3339(info.created_at_ms),
+        "events": sum(ends.values()) - sum(begins.values()),
+        "stored_bytes": storage.log.stored_bytes(info.stream_id),
+    }
