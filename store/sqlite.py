@@ -24,7 +24,6 @@ from event_streaming_bus.errors import (
 FORMAT_VERSION: Final = 1
 _APPLICATION_ID: Final = 0x45534231  # "ESB1"
 _BUSY_TIMEOUT_S: Final = 30.0
-_HEADER_BYTES: Final = 100
 _PAGE_BYTES: Final = 8192
 
 
@@ -44,29 +43,6 @@ def storage_errors(path: Path, doing: str) -> Iterator[None]:
         raise StorageError(f"{doing} in {path} failed: {error}.") from error
 
 
-def check_not_truncated(path: Path) -> None:
-    """Raise ``CorruptLogError`` if the database file is no SQLite file or shorter than its own header says."""
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError:
-        return
-    if size == 0:
-        return
-    with path.open("rb") as file:
-        header = file.read(_HEADER_BYTES)
-    if not header.startswith(b"SQLite format 3\0"):
-        raise CorruptLogError(f"{path} is not a log file of the bus: it does not start like a SQLite database.")
-    page_bytes = int.from_bytes(header[16:18], "big") or 65536
-    if page_bytes == 1:
-        page_bytes = 65536
-    expected = int.from_bytes(header[28:32], "big") * page_bytes
-    if size < expected:
-        raise CorruptLogError(
-            f"{path} is truncated: it has {size} bytes, its header says {expected}. Restore the data folder from a backup.",
-            path=str(path),
-        )
-
-
 class Database:
     """The database file at ``path``, made if it is missing. Safe to use from any thread and any number of processes."""
 
@@ -80,7 +56,6 @@ class Database:
         self._closed = False
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            check_not_truncated(path)
             self._lock_fd = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise StorageError(f"The data folder {path.parent} cannot be used: {error}.") from error
@@ -98,12 +73,32 @@ class Database:
             raise UnsupportedFormatError(
                 f"{self.path} has format {version}; this version of the bus reads up to {FORMAT_VERSION}. Upgrade the bus."
             )
+        self._check_not_truncated(connection)
         if version == 0:
             connection.execute(f"PRAGMA page_size={_PAGE_BYTES}")
             connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute(f"PRAGMA application_id={_APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version={FORMAT_VERSION}")
+
+    def _check_not_truncated(self, connection: sqlite3.Connection) -> None:
+        """Raise ``CorruptLogError`` if the file is shorter than its own header says.
+
+        The file is never opened but by SQLite: closing any other descriptor of it would drop the locks that this process holds
+        (POSIX locks belong to the process), and another process could then delete the write-ahead log that this one is using.
+        """
+        wal = self.path.with_name(self.path.name + "-wal")
+        if wal.exists() and wal.stat().st_size:
+            return  # the newest pages are in there, so the file may be short
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+        size, expected = self.path.stat().st_size, pages * page_bytes
+        if size and size < expected:
+            raise CorruptLogError(
+                f"{self.path} is truncated: it has {size} bytes, its header says {expected}. Restore the data folder from a "
+                "backup.",
+                path=str(self.path),
+            )
 
     def connect(self) -> sqlite3.Connection:
         """A new connection in autocommit mode; ``close`` closes it with the rest."""

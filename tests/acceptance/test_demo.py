@@ -1,0 +1,137 @@
+"""The demo's answers, checked against the same questions asked of the CSV files directly."""
+
+import sys
+from collections.abc import Iterator
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import duckdb
+import pytest
+
+from event_streaming_bus.bus import Bus, open_bus
+from event_streaming_bus.store.history import History
+from event_streaming_bus.testing import read_all
+
+DEMO = Path(__file__).parents[2] / "deploy" / "demo"
+FLIGHTS, WEATHER = DEMO / "data" / "flights-2013-01.csv.gz", DEMO / "data" / "weather-2013-01.csv.gz"
+TIME = "epoch_ms(time_hour::TIMESTAMP)"
+
+
+def load_module(name: str) -> ModuleType:
+    spec = spec_from_file_location(name, DEMO / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bus]:
+    load_module("load")
+    demo = load_module("run")
+    with open_bus(tmp_path_factory.mktemp("demo")) as opened:
+        demo.run(opened, FLIGHTS, WEATHER)
+        yield opened
+
+
+def ask(question: str) -> list[dict[str, Any]]:
+    database = duckdb.connect()
+    for name, path in (("flights", FLIGHTS), ("weather", WEATHER)):
+        database.execute(f"CREATE VIEW {name} AS FROM read_csv('{path}', nullstr='NA', types={{'time_hour': 'VARCHAR'}})")
+    cursor = database.execute(question)
+    names = [column[0] for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def answers(bus: Bus, stream: str, *key: str) -> dict[tuple[Any, ...], dict[str, Any]]:
+    payloads = [event.payload for event in read_all(bus, stream)]
+    found = {tuple(payload[name] for name in key): payload for payload in payloads}
+    assert len(found) == len(payloads)
+    return found
+
+
+def window(expression_ms: str, size_ms: int) -> str:
+    return f"strftime(epoch_ms(({expression_ms} // {size_ms}) * {size_ms}), '%Y-%m-%dT%H:%M:%S.000Z')"
+
+
+def test_every_carrier_day_is_what_the_file_says(bus: Bus) -> None:
+    expected = ask(
+        f"""SELECT carrier, {window(f"({TIME} + minute * 60000)", 86_400_000)} AS window_start, count(*) AS flights,
+                   count(dep_delay) AS departed, sum(dep_delay)::BIGINT AS sum_dep_delay, avg(dep_delay) AS avg_dep_delay,
+                   max(dep_delay) AS max_dep_delay FROM flights GROUP BY ALL"""
+    )
+    found = answers(bus, "carrier_days", "carrier", "window_start")
+    assert len(found) == len(expected) > 400
+    for row in expected:
+        payload = found[row["carrier"], row["window_start"]]
+        assert {name: payload[name] for name in row} == row
+
+
+def test_every_airport_hour_is_what_the_file_says(bus: Bus) -> None:
+    expected = ask(
+        f"""SELECT origin, {window(f"({TIME} + minute * 60000)", 3_600_000)} AS window_start, count(*) AS departures
+            FROM flights GROUP BY ALL"""
+    )
+    found = answers(bus, "airport_hours", "origin", "window_start")
+    assert {key: payload["departures"] for key, payload in found.items()} == {
+        (row["origin"], row["window_start"]): row["departures"] for row in expected
+    }
+
+
+def test_every_delayed_departure_is_told_once(bus: Bus) -> None:
+    expected = ask(
+        """SELECT carrier || ' ' || flight AS flight, origin AS "from", dest AS "to", round_even(dep_delay / 60, 1) AS hours_late
+           FROM flights WHERE dep_delay > 60"""
+    )
+    found = [{name: event.payload[name] for name in expected[0]} for event in read_all(bus, "delayed_departures")]
+    assert sorted(map(repr, found)) == sorted(map(repr, expected))
+
+
+def test_every_day_of_weather_is_what_the_file_says(bus: Bus) -> None:
+    expected = ask(
+        f"""SELECT origin, {window(TIME, 86_400_000)} AS window_start, sum(precip::DECIMAL(9, 2))::DOUBLE AS sum_precip,
+                   max(wind_gust) AS max_wind_gust, min(temp) AS min_temp FROM weather GROUP BY ALL"""
+    )
+    found = answers(bus, "weather_days", "origin", "window_start")
+    assert len(found) == len(expected) == 96
+    for row in expected:
+        payload = found[row["origin"], row["window_start"]]
+        assert payload["sum_precip"] == pytest.approx(row.pop("sum_precip"), abs=1e-12)
+        assert {name: payload[name] for name in row} == row
+
+
+def test_the_history_has_every_event_and_every_step(bus: Bus) -> None:
+    history = History(bus.storage)
+    try:
+        history.catch_up()
+        counts = dict(history.query("SELECT stream, count(*) FROM events GROUP BY ALL").rows())
+        steps = dict(
+            history.query(
+                "SELECT processor_name || ' ' || status, count(*) FROM processing_history WHERE processing_stage = 'PROCESSING' "
+                "GROUP BY ALL"
+            ).rows()
+        )
+    finally:
+        history.close()
+    flights, weather = ask("SELECT count(*) AS n FROM flights")[0]["n"], ask("SELECT count(*) AS n FROM weather")[0]["n"]
+    delayed = ask("SELECT count(*) AS n FROM flights WHERE dep_delay > 60")[0]["n"]
+    assert counts == {
+        "flights": flights,
+        "weather": weather,
+        "delayed_departures": delayed,
+        "carrier_days": len(read_all(bus, "carrier_days")),
+        "airport_hours": len(read_all(bus, "airport_hours")),
+        "weather_days": 96,
+    }
+    assert steps == {
+        "delayed COMPLETED": delayed,
+        "delayed FILTERED": flights - delayed,
+        "delay_notice COMPLETED": delayed,
+        "carrier_day COMPLETED": flights,
+        "airport_hour COMPLETED": flights,
+        "weather_day COMPLETED": weather,
+    }
