@@ -38,7 +38,7 @@ QUESTIONS: Final = (
     (
         "Which routes were delayed by more than an hour most often?",
         """SELECT payload->>'from' AS "from", payload->>'to' AS "to", count(*) AS delayed,
-                  max((payload->>'hours_late')::DOUBLE) AS worst_hours
+                  max((payload->>'minutes_late')::INTEGER) AS worst_minutes
            FROM events WHERE stream = 'delayed_departures'
            GROUP BY ALL ORDER BY delayed DESC, "from", "to" LIMIT 5""",
     ),

@@ -84,7 +84,7 @@ def test_every_airport_hour_is_what_the_file_says(bus: Bus) -> None:
 
 def test_every_delayed_departure_is_told_once(bus: Bus) -> None:
     expected = ask(
-        """SELECT carrier || ' ' || flight AS flight, origin AS "from", dest AS "to", round_even(dep_delay / 60, 1) AS hours_late
+        """SELECT carrier || ' ' || flight AS flight, origin AS "from", dest AS "to", dep_delay AS minutes_late
            FROM flights WHERE dep_delay > 60"""
     )
     found = [{name: event.payload[name] for name in expected[0]} for event in read_all(bus, "delayed_departures")]
@@ -93,14 +93,13 @@ def test_every_delayed_departure_is_told_once(bus: Bus) -> None:
 
 def test_every_day_of_weather_is_what_the_file_says(bus: Bus) -> None:
     expected = ask(
-        f"""SELECT origin, {window(TIME, 86_400_000)} AS window_start, sum(precip::DECIMAL(9, 2))::DOUBLE AS sum_precip,
+        f"""SELECT origin, {window(TIME, 86_400_000)} AS window_start, fsum(precip) AS sum_precip,
                    max(wind_gust) AS max_wind_gust, min(temp) AS min_temp FROM weather GROUP BY ALL"""
     )
     found = answers(bus, "weather_days", "origin", "window_start")
     assert len(found) == len(expected) == 96
     for row in expected:
         payload = found[row["origin"], row["window_start"]]
-        assert payload["sum_precip"] == pytest.approx(row.pop("sum_precip"), abs=1e-12)
         assert {name: payload[name] for name in row} == row
 
 
