@@ -54,21 +54,26 @@ class Code:
 class Reading:
     """How generated code reads the event at hand: its envelope from columns, its payload from a struct or a dict."""
 
-    def __init__(self, code: Code, payload: str, columns: set[str], fields: dict[str, str] | None) -> None:
-        self._code = code
+    def __init__(
+        self, payload: str, columns: set[str], fields: dict[str, str] | None, replaced: dict[str, str] | None = None
+    ) -> None:
         self.payload = payload
         self._columns = columns
         self._fields = fields
+        self._replaced = replaced or {}
 
-    def of_mapped(self, payload: str) -> "Reading":
-        """Reading an event whose payload is the dict in the variable ``payload``."""
-        return Reading(self._code, payload, self._columns, None)
+    def of_mapped(self, payload: str, replaced: dict[str, str]) -> "Reading":
+        """Reading what a MAP made: its payload is the dict in the variable ``payload``, and some names of the envelope are
+        ``replaced`` by other code."""
+        return Reading(payload, self._columns, None, self._replaced | replaced)
 
     def resolve(self, path: Sequence[str]) -> str:
         """The code that reads a name or dotted path of the expression language."""
         name, *rest = path
         if name == "payload":
             return self.field(rest) if rest else self.payload
+        if name in self._replaced:
+            return self._nested(self._replaced[name], rest)
         column = ENVELOPE_NAMES[name]
         self._columns.add(column)
         return self._nested(f"c_{column}[i]", rest)
@@ -136,7 +141,7 @@ def compile_tree(roots: Sequence[Node], *, decoded: bool = False) -> Tree:
             body.line(f"o{i} = {PROCESSOR_TYPES[node.spec.processor_type].collection}")
         with body.block("for i, p in items:"):
             for root in roots:
-                generate(root, Reading(body, "p", columns, fields))
+                generate(root, Reading("p", columns, fields))
         body.line(f"return [{', '.join(f'o{i}' for i in range(len(nodes)))}], failures")
     at = body.lines.index("    #columns")
     body.lines[at : at + 1] = [f"    c_{name} = columns[{name!r}]" for name in sorted(columns)]

@@ -62,17 +62,17 @@ def _stage_metrics(plan: Plan, stage: Stage, storage: Storage) -> list[Processor
     watermark_ms = max((mark.watermark_ms for mark in marks if mark.watermark_ms is not None), default=None)
     found = []
 
-    def visit(node: Node, counts: Counts) -> None:
+    def visit(node: Node, counted: dict[str, Counts]) -> None:
+        counts = counted.get(node.processor_id, Counts())
         late = emitted = windows = dead_windows = 0
-        below: dict[str, Counts] | None = None
         if node.is_aggregate:
             owner = window_owner(plan.tenant_id, plan.name, node.name)
             groups = [m for _, m in load_window_marks(storage.log, owner).values()]
             late, emitted = sum(m.late for m in groups), sum(m.emitted for m in groups)
             windows, dead_windows = sum(m.windows for m in groups), sum(m.dead for m in groups)
-            below = {}
+            counted = {}
             for mark in groups:
-                _add_all(below, mark.counts)
+                _add_all(counted, mark.counts)
         found.append(
             ProcessorMetrics(
                 processor_id=node.processor_id,
@@ -91,12 +91,12 @@ def _stage_metrics(plan: Plan, stage: Stage, storage: Storage) -> list[Processor
             )
         )
         for child in node.children:
-            visit(child, (totals if below is None else below).get(child.processor_id, Counts()))
+            visit(child, counted)
 
     totals: dict[str, Counts] = {}
     for mark in marks:
         _add_all(totals, mark.counts)
-    visit(stage.root, totals.get(stage.root.processor_id, Counts()))
+    visit(stage.root, totals)
     return found
 
 

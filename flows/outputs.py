@@ -15,7 +15,7 @@ from event_streaming_bus.flows.codegen import Failure, Tree
 from event_streaming_bus.flows.marks import Counts
 from event_streaming_bus.flows.plan import Node
 from event_streaming_bus.flows.processors import PROCESSOR_TYPES
-from event_streaming_bus.flows.processors.map import KEEP_KEY
+from event_streaming_bus.flows.processors.map import MapLogic
 from event_streaming_bus.flows.rows import EventRows, Rows, select_events
 from event_streaming_bus.models import ErrorHandlingStrategy, Event, ProcessorType, StreamInfo
 from event_streaming_bus.registry.service import SchemaGuard
@@ -35,6 +35,14 @@ class Surroundings(msgspec.Struct, frozen=True):
     source: StreamInfo
     dead_letters: StreamInfo
     guard: Callable[[StreamInfo], SchemaGuard | None]
+
+
+class Mapped(msgspec.Struct, frozen=True):
+    """What MAPs have made of events so far, by index: payloads, keys (``None``: unchanged) and the event type (likewise)."""
+
+    payloads: dict[int, dict[str, Any]]
+    keys: dict[int, str | None] | None
+    event_type: str | None
 
 
 class NodeOutcome(msgspec.Struct):
@@ -67,19 +75,22 @@ def settle(
         failed[number].append((index, error))
     events: dict[str, list[Event]] = defaultdict(list)
     seen: dict[int, Sequence[int]] = {}
+    mapped: dict[int, Mapped | None] = {}
     roots = {node.number for node in tree.nodes} - {c.number for node in tree.nodes for c in node.children}
     nodes = []
     for number, (node, collected) in enumerate(zip(tree.nodes, outputs, strict=True)):
         if node.number in roots:
             saw: Sequence[int] = range(rows.count)
             failed[number].extend(undecoded)
+            mapped[node.number] = None
         else:
             saw = seen[node.number]
         passed = _passed(node, collected)
+        made_of = _mapped(node, collected, mapped[node.number])
         for child in node.children:
-            seen[child.number] = passed
+            seen[child.number], mapped[child.number] = passed, made_of
         if node.target is not None and passed and not node.is_aggregate:
-            made, refused = _make(node, node.target, rows, collected, passed, surroundings)
+            made, refused = _make(node, node.target, rows, made_of, passed, surroundings)
             failed[number].extend(refused)
             events[node.target.stream_id].extend(made)
         nodes.append(_outcome(node, rows, saw, passed, failed[number], events, surroundings))
@@ -95,8 +106,18 @@ def _passed(node: Node, collected: Any) -> Sequence[int]:
     return [index for index, _, _ in collected]
 
 
+def _mapped(node: Node, collected: Any, before: Mapped | None) -> Mapped | None:
+    """What MAPs have made of the events that ``node`` passes on: a MAP goes before those above it."""
+    logic = node.spec.processing_logic
+    if not isinstance(logic, MapLogic):
+        return before
+    keys = {i: key for i, _, key in collected} if logic.key is not None else before.keys if before else None
+    event_type = logic.event_type or (before.event_type if before else None)
+    return Mapped({i: payload for i, payload, _ in collected}, keys, event_type)
+
+
 def _make(
-    node: Node, target: StreamInfo, rows: Rows, collected: Any, passed: Sequence[int], surroundings: Surroundings
+    node: Node, target: StreamInfo, rows: Rows, mapped: Mapped | None, passed: Sequence[int], surroundings: Surroundings
 ) -> tuple[list[Event], list[tuple[int, Exception]]]:
     """``(events for the target, those that its schema refuses)``."""
     replaced: dict[str, Iterable[Any]] = {
@@ -105,13 +126,12 @@ def _make(
         "schema_id": repeat(target.config.schema_id, len(passed)),
         "compression_type": repeat(None, len(passed)),
     }
-    if node.spec.processor_type is ProcessorType.MAP:
-        replaced["data"] = [msgspec.json.encode(payload) for _, payload, _ in collected]
-        if any(key is not KEEP_KEY for _, _, key in collected):
-            replaced["key"] = [key for _, _, key in collected]
-        event_type = node.spec.processing_logic.event_type  # type: ignore[union-attr]
-        if event_type is not None:
-            replaced["event_type"] = repeat(event_type, len(passed))
+    if mapped is not None:
+        replaced["data"] = [msgspec.json.encode(mapped.payloads[i]) for i in passed]
+        if mapped.keys is not None:
+            replaced["key"] = [mapped.keys[i] for i in passed]
+        if mapped.event_type is not None:
+            replaced["event_type"] = repeat(mapped.event_type, len(passed))
     made = select_events(rows, passed, replaced)
     guard = surroundings.guard(target)
     if guard is None:

@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from event_streaming_bus.flows.spec import ProcessorSpec
 
 COLLECTION: Final = "[]"
-"""What is collected: ``(index, new payload, new key)``; the key is ``KEEP_KEY`` where the event keeps its own."""
-KEEP_KEY: Final = object()
+"""What is collected: ``(index, new payload, new key)``; the key is ``None`` if the MAP sets none."""
 
 
 class MapMode(StrEnum):
@@ -178,9 +177,12 @@ def generate(node: "Node", number: str, code: "Code", reading: "Reading", below:
     with code.block("except Exception as error:"):
         code.line(f"failures.append(({number}, i, error))")
     with code.block("else:"):
-        kept = f"k{number}" if logic.key is not None else code.constant("KEEP_KEY", KEEP_KEY)
-        code.line(f"o{number}.append((i, m{number}, {kept}))")
-        below(reading.of_mapped(f"m{number}"))
+        key = f"k{number}" if logic.key is not None else "None"
+        code.line(f"o{number}.append((i, m{number}, {key}))")
+        replaced = {"key": f"k{number}"} if logic.key is not None else {}
+        if logic.event_type is not None:
+            replaced["event_type"] = repr(logic.event_type)
+        below(reading.of_mapped(f"m{number}", replaced))
 
 
 def _logic(spec: "ProcessorSpec") -> MapLogic:

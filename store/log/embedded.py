@@ -17,6 +17,7 @@ from event_streaming_bus.errors import (
     AlreadyExistsError,
     BusError,
     ClosedError,
+    CorruptLogError,
     InvalidInputError,
     OffsetOutOfRangeError,
     StreamNotFoundError,
@@ -199,7 +200,12 @@ class EmbeddedLog:
             cursor = db.execute(SQL["select_batches"], {"split_no": split_no, "offset": offset})
             try:
                 for row in cursor:
-                    batch = verified(split, row)
+                    try:
+                        batch = verified(split, row)
+                    except CorruptLogError:
+                        if batches:
+                            break  # what lies before the damage is given out first
+                        raise
                     if batch.end_offset <= offset:
                         break  # the newest batch ends before the offset
                     if batches and size + batch.stored_bytes > max_bytes:

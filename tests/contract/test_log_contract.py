@@ -1,0 +1,457 @@
+"""What every ``EventLog`` promises; see the docstrings of store/log/base.py."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from event_streaming_bus import ids
+from event_streaming_bus.errors import (
+    AlreadyExistsError,
+    ClosedError,
+    FencedError,
+    InvalidInputError,
+    OffsetOutOfRangeError,
+    StreamNotFoundError,
+)
+from event_streaming_bus.models import (
+    CompressionType,
+    Event,
+    EventPriority,
+    Receipt,
+    SerializationFormat,
+    Split,
+    StreamConfig,
+    StreamInfo,
+)
+from event_streaming_bus.store.log.base import Append, EventLog, Mark
+from event_streaming_bus.store.log.writer import partition_of
+
+OpenLog = Callable[[], EventLog]
+
+
+def event(event_id: str, data: bytes = b"{}", **fields: Any) -> Event:
+    return Event(event_id, fields.pop("event_type", "t"), fields.pop("timestamp_ms", 0), data, **fields)
+
+
+def stream(log: EventLog, name: str = "s", **config: Any) -> StreamInfo:
+    return log.create_stream(StreamConfig(name=name, **config))
+
+
+def put(log: EventLog, info: StreamInfo, *event_ids: str, **fields: Any) -> list[Receipt]:
+    (result,) = log.append([Append(info.stream_id, [event(i, **fields) for i in event_ids])])
+    return result.receipts()
+
+
+def split_of(info: StreamInfo, partition: int = 0, lane: EventPriority = EventPriority.NORMAL) -> Split:
+    return Split(info.stream_id, lane, partition)
+
+
+def read_all(log: EventLog, info: StreamInfo) -> list[Event]:
+    events = []
+    for split in info.splits():
+        offset = log.begin_offsets(info.stream_id)[split]
+        while batches := log.read(split, offset):
+            for batch in batches:
+                assert batch.offset == offset
+                events += batch.events()
+                offset = batch.end_offset
+    return events
+
+
+# --- streams ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_stream_is_made_once(log: EventLog, open_log: OpenLog) -> None:
+    info = stream(log, partitions=3)
+    assert stream(log, partitions=3) == info
+    assert open_log().find_stream("default", "s") == info
+    with pytest.raises(AlreadyExistsError, match="partitions is 3, not 4"):
+        stream(log, partitions=4)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "x" * 201, "ü"])
+def test_a_stream_needs_a_plain_name(log: EventLog, name: str) -> None:
+    with pytest.raises(InvalidInputError, match="stream name"):
+        stream(log, name)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("partitions", 0), ("partitions", 4097), ("retention_ms", 0), ("retention_bytes", -1)]
+)
+def test_settings_out_of_range_are_refused_by_name(log: EventLog, field: str, value: int) -> None:
+    with pytest.raises(InvalidInputError, match=field):
+        stream(log, **{field: value})
+
+
+def test_a_stream_is_found_by_id_and_by_name_within_its_tenant(log: EventLog) -> None:
+    mine, theirs = stream(log, tenant_id="a"), stream(log, tenant_id="b")
+    assert log.find_stream("a", "s") == log.find_stream("a", mine.stream_id) == mine
+    assert log.find_stream("b", "s") == theirs
+    with pytest.raises(StreamNotFoundError):
+        log.find_stream("a", theirs.stream_id)
+
+
+def test_a_stream_that_is_not_there_comes_with_the_nearest_name(log: EventLog) -> None:
+    stream(log, "orders")
+    with pytest.raises(StreamNotFoundError, match="Did you mean 'orders'"):
+        log.find_stream("default", "oders")
+
+
+def test_streams_are_listed_by_name_and_internal_ones_only_when_asked_for(log: EventLog) -> None:
+    for name in ("b", "_x", "a"):
+        stream(log, name)
+    stream(log, "c", tenant_id="other")
+    assert [info.name for info in log.list_streams("default")] == ["a", "b"]
+    assert [info.name for info in log.list_streams("default", internal=True)] == ["_x", "a", "b"]
+    assert [info.name for info in log.list_streams()] == ["a", "b", "c"]
+
+
+def test_a_dropped_stream_is_gone_with_its_events_and_ids(log: EventLog, open_log: OpenLog) -> None:
+    info, other = stream(log), open_log()
+    put(log, info, "x")
+    other.drop_stream(info.stream_id)
+    with pytest.raises(StreamNotFoundError):
+        other.find_stream("default", "s")
+    with pytest.raises(StreamNotFoundError):
+        put(log, info, "y")  # this one has not heard of it yet
+    again = stream(log)
+    assert again.stream_id != info.stream_id
+    assert not put(log, again, "x")[0].duplicate
+
+
+# --- appending and reading --------------------------------------------------------------------------------------------
+
+
+def test_what_was_appended_is_read_back_the_same(log: EventLog, open_log: OpenLog) -> None:
+    info = stream(log)
+    full = Event(
+        event_id="evt",
+        event_type="type",
+        timestamp_ms=1_700_000_000_123,
+        data=b'{"a":1}',
+        key="key",
+        source_capability="capability",
+        aggregate_id="agg",
+        aggregate_type="Agg",
+        metadata={"m": [1, None, {"x": "\u00e9"}]},
+        correlation_id="corr",
+        causation_id="cause",
+        compression_type=CompressionType.ZSTD,
+        serialization_format=SerializationFormat.AVRO,
+        max_retries=7,
+        user_id="user",
+        schema_id="schema",
+        traceparent="00-trace",
+    )
+    odd = [
+        event("empty", b""),
+        event("lines", b"a\nb\n\nc"),
+        event("bytes", bytes(range(256))),
+        event("ünï-code", b"x"),
+        event("big", b"y" * (1 << 20)),
+        event("early", timestamp_ms=-5_000_000_000_000),
+    ]
+    log.append([Append(info.stream_id, [full, *odd])])
+    assert read_all(open_log(), info) == [full, *odd]
+
+
+@pytest.mark.parametrize("codec", list(CompressionType))
+def test_every_codec_gives_back_what_it_was_given(log: EventLog, codec: CompressionType) -> None:
+    info = stream(log, compression_type=codec)
+    events = [event(f"e{i}", b'{"text":"%d"}' % (i % 7) * 20, key=f"k{i % 3}") for i in range(500)]
+    log.append([Append(info.stream_id, events)])
+    assert read_all(log, info) == events
+
+
+def test_an_events_own_codec_goes_before_the_streams(log: EventLog) -> None:
+    info = stream(log, compression_type=CompressionType.NONE)
+    data = b"x" * 100_000
+    put(log, info, "a", data=data)
+    plain = log.stored_bytes(info.stream_id)
+    put(log, info, "b", data=data, compression_type=CompressionType.ZSTD)
+    assert plain > 100_000 > log.stored_bytes(info.stream_id) - plain
+    assert [e.data for e in read_all(log, info)] == [data, data]
+
+
+def test_events_of_a_key_keep_their_order_in_one_partition(log: EventLog) -> None:
+    info = stream(log, partitions=5)
+    for i in range(20):
+        put(log, info, f"a{i}", f"b{i}", key="k")
+    (partition,) = {split.partition for split, end in log.end_offsets(info.stream_id).items() if end}
+    assert partition == partition_of("k", 5)
+    assert [e.event_id for e in read_all(log, info)] == [f"{x}{i}" for i in range(20) for x in "ab"]
+
+
+def test_events_without_a_key_go_where_they_are_sent(log: EventLog) -> None:
+    info = stream(log, partitions=3)
+    log.append([Append(info.stream_id, [event("a"), event("b")], partition=2)])
+    assert log.end_offsets(info.stream_id)[split_of(info, 2)] == 2
+
+
+def test_each_priority_has_a_lane_of_its_own(log: EventLog) -> None:
+    info = stream(log)
+    events = [event(p.value, priority=p) for p in EventPriority]
+    (result,) = log.append([Append(info.stream_id, events)])
+    assert [r.position.split.lane for r in result.receipts()] == list(EventPriority)
+    for lane in EventPriority:
+        (batch,) = log.read(split_of(info, lane=lane), 0)
+        assert [e.priority for e in batch.events()] == [lane]
+
+
+def test_offsets_count_from_zero_without_gaps(log: EventLog) -> None:
+    info = stream(log)
+    receipts = [r for i in range(5) for r in put(log, info, f"a{i}", f"b{i}")]
+    assert [r.position.offset for r in receipts] == list(range(10))
+    assert log.end_offsets(info.stream_id)[split_of(info)] == 10
+    assert log.begin_offsets(info.stream_id)[split_of(info)] == 0
+
+
+def test_reading_begins_at_the_offset_and_stops_at_the_end(log: EventLog) -> None:
+    info = stream(log)
+    put(log, info, *"abc")
+    put(log, info, *"def")
+    batches = log.read(split_of(info), 1)
+    assert [e.event_id for batch in batches for e in batch.events()] == list("bcdef")
+    assert [batch.position(0).offset for batch in batches] == [1, 3]
+    assert log.read(split_of(info), 6) == []
+
+
+def test_reading_takes_whole_batches_up_to_a_size_but_at_least_one(log: EventLog) -> None:
+    info = stream(log, compression_type=CompressionType.NONE)
+    for i in range(4):
+        put(log, info, f"e{i}", data=b"x" * 1000)
+    assert len(log.read(split_of(info), 0, max_bytes=1)) == 1
+    assert len(log.read(split_of(info), 0, max_bytes=2500)) == 2
+
+
+@pytest.mark.parametrize("offset", [-1, 3, 99])
+def test_an_offset_beyond_the_split_is_an_error_that_names_the_range(log: EventLog, offset: int) -> None:
+    info = stream(log)
+    put(log, info, "a", "b")
+    with pytest.raises(OffsetOutOfRangeError) as caught:
+        log.read(split_of(info), offset)
+    assert (caught.value.details["begin"], caught.value.details["end"]) == (0, 2)
+
+
+def test_one_append_to_several_streams_is_all_or_nothing(log: EventLog) -> None:
+    one, two = stream(log, "one"), stream(log, "two")
+    log.append([Append(one.stream_id, [event("a")]), Append(two.stream_id, [event("b")])])
+    spoilt = event("d", metadata={"x": object()})
+    with pytest.raises(TypeError):
+        log.append([Append(one.stream_id, [event("c")]), Append(two.stream_id, [spoilt])])
+    assert [len(read_all(log, info)) for info in (one, two)] == [1, 1]
+    with pytest.raises(StreamNotFoundError):
+        log.append([Append(one.stream_id, [event("e")]), Append("str_none", [event("f")])])
+    assert len(read_all(log, one)) == 1
+
+
+def test_a_spoilt_append_does_not_harm_those_that_are_written_with_it(log: EventLog) -> None:
+    info = stream(log)
+    good = [log.submit([Append(info.stream_id, [event(f"g{i}")])]) for i in range(20)]
+    bad = log.submit([Append(info.stream_id, [event("bad", metadata={"x": object()})])])
+    more = [log.submit([Append(info.stream_id, [event(f"h{i}")])]) for i in range(20)]
+    assert isinstance(bad.exception(), TypeError)
+    assert all(not future.result()[0].duplicates for future in good + more)
+    assert len(read_all(log, info)) == 40
+
+
+def test_submitted_appends_of_one_thread_keep_their_order(log: EventLog) -> None:
+    info = stream(log)
+    futures = [log.submit([Append(info.stream_id, [event(f"e{i:03d}", key="k")])]) for i in range(300)]
+    for future in futures:
+        future.result()
+    assert [e.event_id for e in read_all(log, info)] == [f"e{i:03d}" for i in range(300)]
+
+
+def test_the_journal_is_written_with_what_it_tells_of(log: EventLog) -> None:
+    info, journal_stream = stream(log), stream(log, "journal")
+
+    def journal(results: Any) -> Append:
+        ((split, offset, count),) = results[0].written
+        return Append(journal_stream.stream_id, [event(f"j-{split.partition}-{offset}-{count}")])
+
+    log.append([Append(info.stream_id, [event("a")])])
+    log.append([Append(info.stream_id, [event("b"), event("c")])], journal=journal)
+    assert [e.event_id for e in read_all(log, journal_stream)] == ["j-0-1-2"]
+
+
+# --- idempotency ------------------------------------------------------------------------------------------------------
+
+
+def test_an_id_that_was_used_gives_the_first_receipt_and_appends_nothing(log: EventLog, open_log: OpenLog) -> None:
+    info, elsewhere = stream(log), stream(log, "elsewhere")
+    (first,) = put(log, info, "order-1")
+    for again in (put(log, info, "order-1"), put(open_log(), elsewhere, "order-1", data=b"other")):
+        assert again == [Receipt("order-1", first.position, duplicate=True)]
+    assert len(read_all(log, info)) == 1
+    assert read_all(log, elsewhere) == []
+
+
+def test_an_id_may_stand_twice_in_one_append(log: EventLog) -> None:
+    info = stream(log)
+    first, again, third = put(log, info, "a", "a", "b")
+    assert (first.duplicate, again.duplicate, again.position) == (False, True, first.position)
+    assert third.position.offset == 1
+
+
+@pytest.mark.parametrize("make", [lambda: ids.new_id(ids.EVENT), lambda: ids.derived_id(ids.EVENT, 7, "origin")])
+def test_ids_of_our_own_making_are_known_as_well(log: EventLog, open_log: OpenLog, make: Callable[[], str]) -> None:
+    info, own = stream(log), make()
+    (result,) = log.append([Append(info.stream_id, [event(own)], new_ids=True)])
+    put(log, info, *[f"between-{i}" for i in range(10)])
+    assert put(open_log(), info, own) == [Receipt(own, result.receipts()[0].position, duplicate=True)]
+
+
+def test_ids_are_unique_per_tenant(log: EventLog) -> None:
+    mine, theirs = stream(log, tenant_id="a"), stream(log, tenant_id="b")
+    assert not put(log, mine, "x", tenant_id="a")[0].duplicate
+    assert not put(log, theirs, "x", tenant_id="b")[0].duplicate
+    assert put(log, theirs, "x", tenant_id="b")[0].duplicate
+
+
+def test_the_same_id_from_many_threads_at_once_is_appended_once(log: EventLog, open_log: OpenLog) -> None:
+    info = stream(log)
+    logs = [log, open_log(), open_log()]
+    receipts: list[Receipt] = []
+
+    def work(mine: EventLog) -> None:
+        for i in range(50):
+            receipts.extend(put(mine, info, f"e{i}"))
+
+    threads = [threading.Thread(target=work, args=(logs[n % 3],)) for n in range(9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(not r.duplicate for r in receipts) == 50
+    assert len({(r.event_id, r.position) for r in receipts}) == 50
+    assert len(read_all(log, info)) == 50
+
+
+def test_an_event_is_found_by_its_id(log: EventLog) -> None:
+    info = stream(log)
+    put(log, info, "a")
+    (b,) = put(log, info, "b")
+    assert log.locate("default", "b") == b
+    assert log.locate("other", "b") is None
+    assert log.locate("default", "c") is None
+
+
+# --- marks ------------------------------------------------------------------------------------------------------------
+
+
+def test_marks_are_set_with_the_events_they_stand_for(log: EventLog, open_log: OpenLog) -> None:
+    info = stream(log)
+    log.append([Append(info.stream_id, [event("a")])], marks=[Mark("me", "k", None, b"1"), Mark("me", "l", None, b"x")])
+    log.append([Append(info.stream_id, [event("b")])], marks=[Mark("me", "k", b"1", b"2")])
+    assert open_log().marks("me") == {"k": b"2", "l": b"x"}
+    assert log.marks("you") == {}
+
+
+@pytest.mark.parametrize("expected", [None, b"0"])
+def test_who_was_overtaken_is_fenced_and_writes_nothing(log: EventLog, expected: bytes | None) -> None:
+    info = stream(log)
+    log.append([], marks=[Mark("me", "k", None, b"1")])
+    with pytest.raises(FencedError):
+        log.append([Append(info.stream_id, [event("a")])], marks=[Mark("me", "k", expected, b"2")])
+    assert read_all(log, info) == []
+    assert log.marks("me") == {"k": b"1"}
+
+
+def test_dropped_marks_are_forgotten(log: EventLog) -> None:
+    log.append([], marks=[Mark("me", "k", None, b"1"), Mark("you", "k", None, b"1")])
+    log.drop_marks("me")
+    assert (log.marks("me"), log.marks("you")) == ({}, {"k": b"1"})
+
+
+# --- positions and waiting --------------------------------------------------------------------------------------------
+
+
+def test_a_groups_offsets_are_kept(log: EventLog, open_log: OpenLog) -> None:
+    info = stream(log, partitions=2)
+    log.commit("g", {split_of(info, 0): 3, split_of(info, 1): 5})
+    log.commit("g", {split_of(info, 0): 4})
+    assert open_log().committed("g") == {split_of(info, 0): 4, split_of(info, 1): 5}
+    assert log.committed("h") == {}
+
+
+def test_the_offset_for_a_time_is_that_of_the_first_batch_that_reaches_it(log: EventLog) -> None:
+    info = stream(log)
+    for i in range(3):
+        put(log, info, f"a{i}", f"b{i}", timestamp_ms=i * 100)
+    assert [log.offset_for_time(split_of(info), t) for t in (-5, 0, 1, 100, 150, 201)] == [0, 0, 2, 2, 4, 6]
+
+
+def test_waiting_ends_when_an_event_is_there(log: EventLog, open_log: OpenLog) -> None:
+    info = stream(log)
+    put(log, info, "a")
+    assert log.wait({split_of(info): 0}, 0.0)
+    assert not log.wait({split_of(info): 1}, 0.01)
+    threading.Timer(0.05, lambda: put(open_log(), info, "b")).start()
+    assert log.wait({split_of(info): 1}, 30.0)
+
+
+def test_the_version_changes_with_every_append_of_anybody(log: EventLog, open_log: OpenLog) -> None:
+    info, other = stream(log), open_log()
+    versions = [log.version()]
+    for i in range(2):
+        put(log, info, f"a{i}")
+        versions.append(log.version())
+        put(other, info, f"b{i}")
+        versions.append(log.version())
+    assert len(set(versions)) == 5
+    assert log.version() == versions[-1]
+
+
+# --- retention --------------------------------------------------------------------------------------------------------
+
+
+def test_retention_by_age_drops_whole_batches_that_are_older(log: EventLog) -> None:
+    info = stream(log, retention_ms=1000)
+    put(log, info, "a", "b")
+    assert log.enforce_retention() == 0
+    time.sleep(0.02)
+    put(log, info, "c")
+    (batch,) = log.read(split_of(info), 2)
+    assert log.enforce_retention(batch.appended_at_ms + 1000) == 2
+    assert log.begin_offsets(info.stream_id)[split_of(info)] == 2
+    assert [e.event_id for e in read_all(log, info)] == ["c"]
+    with pytest.raises(OffsetOutOfRangeError, match="no longer kept"):
+        log.read(split_of(info), 0)
+    assert not put(log, info, "a")[0].duplicate
+
+
+def test_retention_by_size_keeps_the_newest(log: EventLog) -> None:
+    info = stream(log, retention_bytes=3000, compression_type=CompressionType.NONE, partitions=2)
+    for i in range(6):
+        put(log, info, f"e{i}", data=b"x" * 1000, key=f"k{i % 2}")
+    assert log.enforce_retention() == 4
+    assert sorted(e.event_id for e in read_all(log, info)) == ["e4", "e5"]
+    assert log.stored_bytes(info.stream_id) <= 3000
+    assert log.enforce_retention() == 0
+
+
+def test_retention_leaves_other_streams_alone(log: EventLog) -> None:
+    kept, dropped = stream(log, "kept"), stream(log, "dropped", retention_ms=1)
+    put(log, kept, "a")
+    put(log, dropped, "b")
+    assert log.enforce_retention(time.time_ns() // 1_000_000 + 60_000) == 1
+    assert len(read_all(log, kept)) == 1
+
+
+# --- closing ----------------------------------------------------------------------------------------------------------
+
+
+def test_closing_finishes_what_was_submitted(open_log: OpenLog) -> None:
+    log = open_log()
+    info = stream(log)
+    futures = [log.submit([Append(info.stream_id, [event(f"e{i}")])]) for i in range(100)]
+    log.close()
+    log.close()
+    assert all(future.done() for future in futures)
+    assert len(read_all(open_log(), info)) == 100
+    with pytest.raises(ClosedError):
+        put(log, info, "x")

@@ -1,0 +1,95 @@
+"""Record batches: any events in, the same events out, whole or in part."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from event_streaming_bus.errors import CorruptLogError
+from event_streaming_bus.models import CompressionType, Event, EventPriority, SerializationFormat, Split
+from event_streaming_bus.store.log.record_batch import RecordBatch, StoredBatch, checksum, store_events
+
+SPLIT = Split("str_1", EventPriority.HIGH, 3)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+optional = st.none() | texts
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=5,
+)
+events = st.builds(
+    Event,
+    texts,
+    texts,
+    st.integers(-(2**53), 2**53),
+    st.binary(max_size=30) | st.just(b'{"a":1}'),
+    optional,
+    texts,
+    optional,
+    optional,
+    st.none() | st.dictionaries(texts, json_values, max_size=3),
+    optional,
+    optional,
+    st.sampled_from(EventPriority),
+    st.none() | st.sampled_from(CompressionType),
+    st.sampled_from(SerializationFormat),
+    st.integers(0, 100),
+    texts,
+    optional,
+    optional,
+    optional,
+)
+
+
+@given(st.lists(events, min_size=1, max_size=8), st.sampled_from(CompressionType), st.data())
+def test_any_events_come_back_whole_and_in_slices(given_events: list[Event], codec: CompressionType, data: Any) -> None:
+    batch = RecordBatch(SPLIT, store_events(given_events, 100, codec, 7))
+    assert batch.events() == given_events
+    begin = data.draw(st.integers(0, len(given_events) - 1))
+    end = data.draw(st.integers(begin + 1, len(given_events)))
+    part = batch.slice(100 + begin, 100 + end)
+    assert (part.offset, part.end_offset) == (100 + begin, 100 + end)
+    assert part.events() == given_events[begin:end]
+    for name in Event.__struct_fields__:
+        assert list(part.column(name)) == [getattr(e, name) for e in given_events[begin:end]]
+    assert part.event(0) == given_events[begin]
+
+
+def test_lines_of_payloads_are_there_where_no_payload_has_a_line_feed() -> None:
+    plain = RecordBatch(SPLIT, store_events([Event("a", "t", 0, b"1"), Event("b", "t", 0, b"2")], 0, CompressionType.LZ4, 0))
+    assert plain.payload_lines() == b"1\n2"
+    assert plain.slice(1, 2).payload_lines() is None
+    broken = RecordBatch(SPLIT, store_events([Event("a", "t", 0, b"1\n")], 0, CompressionType.LZ4, 0))
+    assert broken.payload_lines() is None
+    assert broken.payloads() == [b"1\n"]
+
+
+def test_equal_values_are_stored_once() -> None:
+    same = store_events([Event(f"{i:04d}", "x" * 500, 0, b"") for i in range(100)], 0, CompressionType.NONE, 0)
+    assert len(same.body) < 3000
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"base_offset": 1},
+        {"count": 2},
+        {"min_timestamp_ms": 5},
+        {"max_timestamp_ms": 5},
+        {"appended_at_ms": 5},
+        {"body": b"other"},
+    ],
+)
+def test_the_checksum_covers_the_place_and_the_contents(change: dict[str, Any]) -> None:
+    stored = store_events([Event("a", "t", 0, b"1")], 0, CompressionType.NONE, 0)
+    fields = {name: getattr(stored, name) for name in StoredBatch.__struct_fields__}
+    assert checksum(SPLIT, stored) != checksum(SPLIT, StoredBatch(**(fields | change)))
+    assert checksum(SPLIT, stored) != checksum(SPLIT._replace(partition=4), stored)
+
+
+@pytest.mark.parametrize("codec", list(CompressionType))
+def test_a_body_that_is_no_batch_is_an_error_that_names_the_place(codec: CompressionType) -> None:
+    batch = RecordBatch(SPLIT, StoredBatch(40, 2, codec, 0, 0, 0, b"\x01nonsense"))
+    with pytest.raises(CorruptLogError, match="offsets 40 to 41 of stream str_1, partition 3, lane HIGH"):
+        batch.events()
