@@ -2,14 +2,16 @@
 
 import ast
 import warnings
-from collections.abc import Callable, Iterator
-from difflib import get_close_matches
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from typing import Any, Final
 
 from event_streaming_bus.errors import ExpressionError
-from event_streaming_bus.expressions.functions import NAMESPACE, kind_of
-from event_streaming_bus.expressions.grammar import WORDS, Emitter, Refused, Resolve, path_of
+from event_streaming_bus.expressions.explanation import explain_failure
+from event_streaming_bus.expressions.functions import NAMESPACE
+from event_streaming_bus.expressions.grammar import Emitter, Refused, Resolve
 from event_streaming_bus.models import Event
 
 MAX_CHARS: Final = 4096
@@ -29,94 +31,78 @@ class Scope(Enum):
     PAYLOAD = "payload"
 
 
+@dataclass(frozen=True)
 class Expression:
     """A checked expression. Immutable; two are equal if their text and scope are.
 
     Missing fields and fields of what is no object read as null. ``==`` and ``!=`` work with null; ordering, arithmetic and
     methods on null raise when the code runs, and ``explain`` says which path was null.
+
+    ``payload_paths`` are the paths of the payload that are read; the empty path is the whole payload. ``names`` are the names
+    that are used, without what follows their first dot.
     """
 
-    __slots__ = ("_compiled", "_node", "names", "payload_paths", "scope", "text")
-
-    def __init__(self, text: str, scope: Scope, node: ast.expr) -> None:
-        self.text = text
-        self.scope = scope
-        self._node = node
-        self._compiled: Callable[[Any], Any] | None = None
-        seen: set[tuple[str, ...]] = set()
-
-        def note(path: tuple[str, ...]) -> str:
-            _check_name(path, scope, node)
-            seen.add(path)
-            return "_"
-
-        Emitter(note).emit(node)
-        in_payload = {path if scope is Scope.PAYLOAD else path[1:] for path in seen if _reads_payload(path, scope)}
-        self.payload_paths: frozenset[tuple[str, ...]] = frozenset(in_payload)
-        """The paths of the payload that are read; the empty path is the whole payload."""
-        self.names: frozenset[str] = frozenset(path[0] for path in seen)
-        """The names that are used, without what follows their first dot."""
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Expression) and (self.text, self.scope) == (other.text, other.scope)
-
-    def __hash__(self) -> int:
-        return hash((self.text, self.scope))
-
-    def __repr__(self) -> str:
-        return f"<Expression {self.text}>"
+    text: str
+    scope: Scope
+    payload_paths: frozenset[tuple[str, ...]] = field(repr=False, compare=False)
+    names: frozenset[str] = field(repr=False, compare=False)
+    _node: ast.expr = field(repr=False, compare=False)
 
     def source(self, resolve: Resolve) -> str:
         """Python code of the expression, to be pasted into generated code in parentheses.
 
-        Each name or dotted path, ``("payload", "a", "b")``, becomes what ``resolve`` returns for it. The code uses nothing but
-        these and the names in ``NAMESPACE``.
+        Each name or dotted path, ``("payload", "a", "b")``, becomes what ``resolve`` returns for it: code that reads it without
+        an error, None where there is nothing. The code uses nothing but these and the names in ``NAMESPACE``, so several
+        expressions can share one function.
         """
         return Emitter(resolve).emit(self._node)
 
     def compile(self) -> Callable[[Any], Any]:
-        """The expression as a function: of an ``Event`` in the scope ENVELOPE, of a decoded payload in the scope PAYLOAD."""
-        if self._compiled is None:
-            self._compiled = _compile(self._node, self.scope)
+        """The expression as a function: of an ``Event`` in the scope ENVELOPE, of a decoded payload in the scope PAYLOAD.
+
+        What it may raise: ``TypeError``, ``AttributeError``, ``ValueError`` and ``ArithmeticError`` for values that do not
+        fit, ``RecursionError`` for values nested too deep, and what decoding the event's payload raises.
+        """
         return self._compiled
+
+    @cached_property
+    def _compiled(self) -> Callable[[Any], Any]:
+        run = _compile(self._node, self.scope)
+        if self.scope is Scope.PAYLOAD:
+            return lambda payload: run(None, payload, payload if payload.__class__ is dict else {})
+        if "payload" not in self.names:
+            return lambda event: run(event, None, None)
+
+        def with_payload(event: Event) -> Any:
+            payload = event.payload  # decodes
+            return run(event, payload, payload if payload.__class__ is dict else {})
+
+        return with_payload
 
     def explain(self, error: Exception, value: Any) -> str:
         """Why the expression raised ``error`` for ``value`` (an event or a payload): which path was null or of a wrong type.
 
-        The innermost part that fails is found by evaluating the parts one after the other.
+        The innermost part that fails is found by evaluating the parts again, in the order in which they are evaluated.
         """
-        for part in _parts(self._node):
-            try:
-                _compile(part, self.scope)(value)
-            except Refused:
-                continue
-            except Exception as raised:
-                operands = [
-                    f"{'.'.join(path)} is {kind_of(found)}"
-                    for path, found in self._operands(part, value)
-                    if found is None or not isinstance(found, int | float) or isinstance(found, bool)
-                ]
-                return "; ".join(dict.fromkeys(operands)) or str(raised)
-        return str(error)
+        event = value if self.scope is Scope.ENVELOPE else None
+        try:
+            payload = value if event is None else event.payload if "payload" in self.names else None
+        except Exception:  # the payload itself cannot be read
+            return str(error)
+        fields = payload if payload.__class__ is dict else {}
 
-    def _operands(self, part: ast.expr, value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-        """The paths in ``part`` and what they are in ``value``."""
-        path = path_of(part)
-        if path is not None:
-            try:
-                yield path, _compile(part, self.scope)(value)
-            except Refused:
-                return  # the name of a comprehension
-            return
-        for child in _children(part):
-            yield from self._operands(child, value)
+        def compiled(part: ast.expr, local: tuple[str, ...]) -> Callable[..., Any]:
+            run = _compile(part, self.scope, local)
+            return lambda *local_values: run(event, payload, fields, *local_values)
+
+        return explain_failure(self._node, compiled, error)
 
 
 def parse(text: str, scope: Scope = Scope.ENVELOPE, *, where: str = "expression") -> Expression:
     """Check an expression.
 
     Raises ``ExpressionError``: ``where`` it stands, what is wrong, and the line with a caret under the column. Accepts at most
-    ``MAX_CHARS`` characters.
+    ``MAX_CHARS`` characters, on one line or several.
     """
     if not isinstance(text, str) or not text.strip():
         raise ExpressionError(f"{where}: expected an expression, got nothing", where=where)
@@ -130,14 +116,47 @@ def parse(text: str, scope: Scope = Scope.ENVELOPE, *, where: str = "expression"
     except SyntaxError as error:
         raise _error(where, text, "does not parse", *_syntax_error_place(text, error)) from None
     except (ValueError, RecursionError, MemoryError):
-        raise ExpressionError(f"{where}: does not parse: nested too deep, or characters that no expression has") from None
+        raise ExpressionError(
+            f"{where}: does not parse: nested too deep, or characters that no expression has", where=where
+        ) from None
     try:
-        return Expression(text, scope, node)
+        _check_own_parentheses(node, text)
+        return _expression(text, scope, node)
     except Refused as refused:
         line, column = _place(refused.node, text)
         raise _error(where, text, refused.message, line, column) from None
     except RecursionError:
         raise ExpressionError(f"{where}: nested too deep", where=where) from None
+
+
+def _check_own_parentheses(node: ast.expr, text: str) -> None:
+    """Refuse a tree that took the parentheses around the text for its own."""
+    if (node.lineno, node.col_offset) != (1, 0):
+        return
+    if isinstance(node, ast.Tuple) and node.elts:
+        raise Refused(node.elts[-1], "a comma here makes a list, which counts as true; join conditions with 'and'")
+    if isinstance(node, ast.GeneratorExp):
+        raise Refused(node, "a comprehension stands in brackets, as in [x.id for x in payload.list]")
+    depth = 0
+    for at, sign in enumerate(text):  # a sign within quotes may mislead it; the caret is then somewhat off
+        depth += (sign == "(") - (sign == ")")
+        if depth < 0:
+            node.lineno, node.col_offset = 1 + text.count("\n", 0, at), len(text[:at].rpartition("\n")[2].encode())
+            node.col_offset += node.lineno == 1
+            break
+    raise Refused(node, "does not parse: this parenthesis closes nothing" if depth < 0 else "does not parse")
+
+
+def _expression(text: str, scope: Scope, node: ast.expr) -> Expression:
+    seen: set[tuple[str, ...]] = set()
+
+    def note(path: tuple[str, ...]) -> str:
+        seen.add(path)
+        return "_"
+
+    Emitter(note, ENVELOPE_NAMES if scope is Scope.ENVELOPE else None).emit(node)
+    paths = seen if scope is Scope.PAYLOAD else {path[1:] for path in seen if path[0] == "payload"}
+    return Expression(text, scope, frozenset(paths), frozenset(path[0] for path in seen), node)
 
 
 def _syntax_error_place(text: str, error: SyntaxError) -> tuple[int, int]:
@@ -173,48 +192,26 @@ def _error(where: str, text: str, message: str, line: int, column: int) -> Expre
     return ExpressionError(f"{where}: {message} ({at})\n    {shown}\n    {' ' * column}^", where=where, column=column + 1)
 
 
-def _reads_payload(path: tuple[str, ...], scope: Scope) -> bool:
-    return scope is Scope.PAYLOAD or path[0] == "payload"
+def _compile(node: ast.expr, scope: Scope, local: tuple[str, ...] = ()) -> Callable[..., Any]:
+    """``node`` as a function of the event, the payload, and the payload again or ``{}`` if it is no object; for a part of a
+    comprehension that names its elements ``local``, of a budget and an element too."""
 
-
-def _check_name(path: tuple[str, ...], scope: Scope, node: ast.expr) -> None:
-    if scope is Scope.PAYLOAD or path[0] in ENVELOPE_NAMES:
-        return
-    name = path[0]
-    near = get_close_matches(name, [*ENVELOPE_NAMES, *WORDS], 1)
-    hint = f"did you mean {near[0]}" if near else f"did you mean payload.{name}"
-    found = next((n for n in ast.walk(node) if isinstance(n, ast.Name) and n.id == name), node)
-    raise Refused(found, f"there is no name {name}; {hint}? There is: {', '.join(sorted(ENVELOPE_NAMES))}")
-
-
-def _compile(node: ast.expr, scope: Scope) -> Callable[[Any], Any]:
     def resolve(path: tuple[str, ...]) -> str:
-        _check_name(path, scope, node)
         if scope is Scope.PAYLOAD:
-            return f"_get_path(_value, {path!r})"
-        value = f"_value.{ENVELOPE_NAMES[path[0]]}"
+            return in_payload(path)
+        if path[0] == "payload":
+            return in_payload(path[1:]) if len(path) > 1 else "_payload"
+        value = f"_event.{ENVELOPE_NAMES[path[0]]}"
         return f"_get_path({value}, {path[1:]!r})" if len(path) > 1 else value
 
-    code = Emitter(resolve).emit(node)
+    def in_payload(path: tuple[str, ...]) -> str:
+        top = f"_fields.get({path[0]!r})"
+        return f"_get_path({top}, {path[1:]!r})" if len(path) > 1 else top
+
+    code = Emitter(resolve, local=local).emit(node)
+    parameters = ["_event", "_payload", "_fields", *(["_budget"] if local else []), *(f"_local_{name}" for name in local)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        compiled = compile(f"lambda _value: ({code})", "<expression>", "eval")
-    function: Callable[[Any], Any] = eval(compiled, dict(NAMESPACE))  # noqa: S307 - checked against the grammar
+        compiled = compile(f"lambda {', '.join(parameters)}: ({code})", "<expression>", "eval")
+    function: Callable[..., Any] = eval(compiled, dict(NAMESPACE))  # noqa: S307 - checked against the grammar
     return function
-
-
-def _parts(node: ast.expr) -> Iterator[ast.expr]:
-    """The parts of an expression, innermost first, itself last; what lies within a comprehension has no value by itself."""
-    if path_of(node) is None:
-        for child in _children(node):
-            yield from _parts(child)
-    yield node
-
-
-def _children(node: ast.expr) -> list[ast.expr]:
-    """The operands of a node: of a call its arguments and what a method is called on, not the function's name."""
-    if isinstance(node, ast.Call):
-        return [*([node.func.value] if isinstance(node.func, ast.Attribute) else []), *node.args]
-    if isinstance(node, ast.GeneratorExp | ast.ListComp):
-        return [node.generators[0].iter]
-    return [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr)]

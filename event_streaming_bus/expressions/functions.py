@@ -1,9 +1,10 @@
 """What expressions may call: functions, methods of text, and the guarded forms of operators.
 
 Values are JSON: null, true and false, numbers, text, lists and objects. Everything here leaves its arguments as they are and
-bounds what it makes: text and lists to ``MAX_SIZE``, integers to ``MAX_BITS``.
+bounds what it makes: text and lists to ``budget.MAX_SIZE``, integers to ``MAX_BITS``.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
@@ -11,12 +12,16 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import xxhash
 
+from event_streaming_bus.expressions.budget import Budget, check_size, size_of
+from event_streaming_bus.expressions.patterns import compiled_pattern
 from event_streaming_bus.models import rfc3339, time_ms
 
-MAX_SIZE: Final = 1 << 20
 MAX_BITS: Final = 4096
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NUMBERS: Final = (int, float)
+# Those of strftime's directives that depend neither on the platform nor on the locale or time zone of the machine.
+_TIME_FORMAT: Final = re.compile(r"(?:[^%]|%[HIMSUVWYdfjmuwy%])*")
+_DIRECTIVE: Final = re.compile(r"%.")
 
 
 def get_path(value: object, path: Sequence[str]) -> Any:
@@ -26,11 +31,6 @@ def get_path(value: object, path: Sequence[str]) -> Any:
             return None
         value = value.get(name)
     return value
-
-
-def _bounded(size: int) -> None:
-    if size > MAX_SIZE:
-        raise ValueError(f"the result is too large: {size:,} characters or items; at most {MAX_SIZE:,} are allowed")
 
 
 def _number(value: Any, what: str) -> Any:
@@ -48,16 +48,18 @@ def _bounded_integer(value: Any) -> Any:
 def kind_of(value: object) -> str:
     """What a JSON value is, for messages."""
     kinds: dict[type, str] = {str: "text", bool: "true or false", list: "a list", tuple: "a list", dict: "an object"}
-    return "null" if value is None else kinds.get(value.__class__, "a number")
+    if value is None:
+        return "null"
+    return "text" if isinstance(value, str) else kinds.get(value.__class__, "a number")
 
 
 def add(a: Any, b: Any) -> Any:
     if a.__class__ in _NUMBERS and b.__class__ in _NUMBERS:
         return _bounded_integer(a + b)
-    if a.__class__ is str or a.__class__ is list:
-        if b.__class__ is not a.__class__:
+    if isinstance(a, str | list):
+        if not isinstance(b, str if isinstance(a, str) else list):
             raise TypeError(f"cannot add {kind_of(b)} to {kind_of(a)}")
-        _bounded(len(a) + len(b))
+        check_size(len(a) + len(b))
         return a + b  # type: ignore[operator]
     return _number(a, "+") + _number(b, "+")
 
@@ -86,45 +88,61 @@ def index(value: Any, at: Any) -> Any:
         return None
     if value.__class__ is dict:
         return value.get(at) if isinstance(at, str) else None
-    if value.__class__ not in (list, tuple, str) or isinstance(at, bool) or not isinstance(at, int):
+    if not isinstance(value, str | list | tuple) or at.__class__ is not int:
         raise TypeError(f"cannot index {kind_of(value)} with {kind_of(at)}")
     return value[at] if -len(value) <= at < len(value) else None
 
 
-def items(value: Any) -> Sequence[Any]:
-    """What a comprehension runs over: a list."""
+def part(value: Any, begin: Any, end: Any) -> Any:
+    """The elements of a list or the characters of text from ``begin`` up to before ``end``; null is the list's own end."""
+    if not isinstance(value, str | list | tuple):
+        raise TypeError(f"cannot slice {kind_of(value)}")
+    for bound in (begin, end):
+        if bound is not None and bound.__class__ is not int:
+            raise TypeError(f"cannot slice {kind_of(value)} with {kind_of(bound)}")
+    return value[begin:end]
+
+
+def items(value: Any) -> Any:
+    """What comprehensions run over, and what some functions take: a list."""
     if value.__class__ not in (list, tuple):
-        raise TypeError(f"cannot run over {kind_of(value)}; a list is needed")
+        raise TypeError(f"a list is needed, not {kind_of(value)}")
     return value
 
 
 def text(value: Any) -> str:
     """Text as it is, everything else as JSON."""
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    if isinstance(value, str):
+        return value
+    if value.__class__ in (list, tuple, dict):
+        check_size(size_of(value))
+    return msgspec.json.encode(value).decode()
 
 
 def concat(*values: Any) -> str:
     """The values as text, one after the other; null counts as empty."""
     parts = ["" if value is None else text(value) for value in values]
-    _bounded(sum(map(len, parts)))
+    check_size(sum(map(len, parts)))
     return "".join(parts)
 
 
 def replace(value: str, old: str, new: str) -> str:
     _need_text(value, "replace")
-    _bounded(len(value) + value.count(old) * max(0, len(new) - len(old)))
+    check_size(len(value) + value.count(old) * max(0, len(new) - len(old)))
     return value.replace(old, new)
 
 
 def join(separator: str, values: Any) -> str:
-    parts = [text(value) for value in items(values)]
-    _bounded(sum(map(len, parts)) + len(separator) * len(parts))
+    """The values of a list as text, with the separator between them; null counts as empty."""
+    _need_text(separator, "join")
+    parts = ["" if value is None else text(value) for value in items(values)]
+    check_size(sum(map(len, parts)) + len(separator) * len(parts))
     return separator.join(parts)
 
 
 def zfill(value: str, width: int) -> str:
     _need_text(value, "zfill")
-    _bounded(width)
+    check_size(width)
     return value.zfill(width)
 
 
@@ -163,15 +181,33 @@ def parse_time(value: Any) -> int:
 
 
 def _at(value: Any, function: str) -> datetime:
-    if value.__class__ is not int:
+    if value.__class__ not in _NUMBERS:
         raise TypeError(f"{function} needs epoch milliseconds, not {kind_of(value)}")
-    return _EPOCH + timedelta(milliseconds=value)
+    return _EPOCH + timedelta(milliseconds=int(value))
+
+
+def check_time_format(form: Any) -> None:
+    """Raises ``ValueError`` if ``format_time`` does not take ``form``."""
+    if not isinstance(form, str) or len(form) > 100 or not _TIME_FORMAT.fullmatch(form):
+        raise ValueError(
+            "a time format is 'iso' or at most 100 characters with the directives %Y %y %m %d %j %H %I %M %S %f %u %w %U %V %W %%"
+        )
 
 
 def format_time(value: Any, form: str = "iso") -> str:
-    """Epoch milliseconds as RFC 3339 (``iso``) or by a ``strftime`` format, in UTC."""
+    """Epoch milliseconds as RFC 3339 (``iso``) or by a ``strftime`` format, in UTC. See ``check_time_format``."""
     moment = _at(value, "format_time")
-    return rfc3339(value) if form == "iso" else moment.strftime(form[:100])
+    if form == "iso":
+        return rfc3339(int(value))
+    check_time_format(form)
+    # Whether %Y pads a year below 1000 is the platform's choice.
+    return moment.strftime(_DIRECTIVE.sub(lambda found: f"{moment.year:04}" if found[0] == "%Y" else found[0], form))
+
+
+def matches(value: Any, pattern: str) -> bool:
+    """Whether the pattern is found anywhere in the text; ``^`` and ``$`` tie it to the ends. See ``patterns``."""
+    _need_text(value, "matches")
+    return compiled_pattern(pattern)(value)
 
 
 def date(value: Any) -> str:
@@ -230,6 +266,7 @@ FUNCTIONS: Final[Mapping[str, Function]] = {
     "hour": Function(hour, 1, 1),
     "int": Function(to_int, 1, 1),
     "len": Function(len, 1, 1),
+    "matches": Function(matches, 2, 2),
     "max": Function(max, 1, None),
     "min": Function(min, 1, None),
     "parse_time": Function(parse_time, 1, 1),
@@ -280,6 +317,8 @@ NAMESPACE: Final[dict[str, Any]] = {
     "_power": power,
     "_index": index,
     "_items": items,
+    "_slice": part,
+    "_Budget": Budget,
     "_concat": concat,
     **{f"_call_{name}": function.call for name, function in FUNCTIONS.items()},
     **{f"_method_{name}": call for name, (_, call) in GUARDED_METHODS.items()},

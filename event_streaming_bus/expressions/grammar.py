@@ -2,18 +2,22 @@
 
 Nothing is allowed that is not listed here. The code is Python again, with names and dotted paths replaced, and with guarded
 calls in place of the operators that could make something huge of little.
+
+A comprehension becomes ``element for _budget in (_Budget(list, operations, others),) for _local_x in _budget.items``: its first
+loop has one turn and gives the rest a budget (see ``budget``).
 """
 
 import ast
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator
 from difflib import get_close_matches
 from typing import Final
 
-from event_streaming_bus.expressions.functions import FUNCTIONS, GUARDED_METHODS, MAX_BITS, METHODS
+from event_streaming_bus.expressions.functions import FUNCTIONS, GUARDED_METHODS, MAX_BITS, METHODS, check_time_format
+from event_streaming_bus.expressions.patterns import compiled_pattern
 
 Resolve = Callable[[tuple[str, ...]], str]
 
-MAX_DEPTH: Final = 40
+MAX_DEPTH: Final = 64
 WORDS: Final = {"true": "True", "false": "False", "null": "None", "True": "True", "False": "False", "None": "None"}
 _COMPARISONS: Final[dict[type[ast.cmpop], str]] = {
     ast.Eq: "==",
@@ -33,6 +37,10 @@ _GUARDED: Final[dict[type[ast.operator], tuple[str, str]]] = {
     ast.Pow: ("", "_power"),
 }
 _UNARY: Final[dict[type[ast.unaryop], str]] = {ast.Not: "not ", ast.USub: "-", ast.UAdd: "+"}
+_RUNS_OVER: Final = frozenset({"all", "any", "max", "min", "sorted", "sum", "join"})
+"""What may have a comprehension without brackets as its only argument."""
+_MAKES_TEXT: Final = frozenset({"concat", "format_time", "sorted", "str"})
+_CHARS_PER_OPERATION: Final = 16
 _REFUSED: Final[dict[type[ast.AST], str]] = {
     ast.Lambda: "lambda is not allowed",
     ast.NamedExpr: ":= is not allowed; an expression cannot set anything",
@@ -54,7 +62,7 @@ class Refused(Exception):
         self.message = message
 
 
-def path_of(node: ast.expr, local: frozenset[str] = frozenset()) -> tuple[str, ...] | None:
+def path_of(node: ast.expr) -> tuple[str, ...] | None:
     """The name or dotted path that ``node`` is, fields in brackets included; ``None`` if it is something else."""
     parts: list[str] = []
     while True:
@@ -64,18 +72,25 @@ def path_of(node: ast.expr, local: frozenset[str] = frozenset()) -> tuple[str, .
         elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str):
             parts.append(node.slice.value)
             node = node.value
-        elif isinstance(node, ast.Name) and node.id not in WORDS and node.id not in local:
+        elif isinstance(node, ast.Name) and node.id not in WORDS:
             return (node.id, *reversed(parts))
         else:
             return None
 
 
 class Emitter:
-    """Checks an expression's tree and writes its code. ``resolve`` gives the code of a name or dotted path."""
+    """Checks an expression's tree and writes its code.
 
-    def __init__(self, resolve: Resolve) -> None:
+    ``resolve`` gives the code of a name or dotted path. ``names`` are the names there are; ``None``: any. ``local`` is the
+    name that a comprehension gives to its elements, if it is a part of one that is emitted; the code finds the element in
+    ``_local_x`` and a budget in ``_budget``.
+    """
+
+    def __init__(self, resolve: Resolve, names: Collection[str] | None = None, local: Collection[str] = ()) -> None:
         self._resolve = resolve
-        self._local: frozenset[str] = frozenset()
+        self._names = names
+        self._local = frozenset(local)
+        self._outside: list[str] = []
         self._depth = 0
 
     def emit(self, node: ast.expr) -> str:
@@ -83,10 +98,9 @@ class Emitter:
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise Refused(node, f"the expression is nested more than {MAX_DEPTH} levels deep")
-        path = path_of(node, self._local)
+        path = path_of(node)
         if path is not None:
-            self._check_names(node, path)
-            code = self._resolve(path)
+            code = self._path(node, path)
         else:
             method = getattr(self, f"_{type(node).__name__.lower()}", None)
             if method is None:
@@ -95,10 +109,27 @@ class Emitter:
         self._depth -= 1
         return str(code)
 
-    @staticmethod
-    def _check_names(node: ast.expr, path: tuple[str, ...]) -> None:
-        if any(part.startswith("__") for part in path):
-            raise Refused(node, "names that begin with two underscores are not allowed")
+    def _path(self, node: ast.expr, path: tuple[str, ...]) -> str:
+        name = base = node
+        while not isinstance(base, ast.Name):
+            _check_name(base)
+            base = base.value  # type: ignore[attr-defined]
+        _check_name(base)
+        if base.id in self._local:
+            local = f"_local_{base.id}"
+            return f"_get_path({local}, {path[1:]!r})" if name is not base else local
+        if self._names is not None and base.id not in self._names:
+            near = get_close_matches(base.id, [*self._names, *WORDS], 1)
+            hint = "payload" if near == ["payload"] else " or ".join([*near, f"payload.{base.id}"])
+            raise Refused(base, f"there is no name {base.id}; did you mean {hint}? There is: {', '.join(sorted(self._names))}")
+        code = self._resolve(path)
+        if self._local and code not in self._outside:
+            self._outside.append(code)
+        return code
+
+    def _spend(self, code: str) -> str:
+        """The code of something that makes text or a list: within a comprehension it counts against the budget."""
+        return f"_budget.spend({code})" if self._local else code
 
     def _constant(self, node: ast.Constant) -> str:
         value = node.value
@@ -111,19 +142,19 @@ class Emitter:
         return repr(value)
 
     def _name(self, node: ast.Name) -> str:
-        return WORDS[node.id] if node.id in WORDS and node.id not in self._local else f"_local_{node.id}"
+        return WORDS[node.id]
 
     def _attribute(self, node: ast.Attribute) -> str:
-        self._check_names(node, (node.attr,))
+        _check_name(node)
         return f"_get_path({self.emit(node.value)}, ({node.attr!r},))"
 
     def _subscript(self, node: ast.Subscript) -> str:
         value = self.emit(node.value)
         if isinstance(node.slice, ast.Slice):
-            bounds = [self.emit(b) if b is not None else "" for b in (node.slice.lower, node.slice.upper)]
+            bounds = [self.emit(b) if b is not None else "None" for b in (node.slice.lower, node.slice.upper)]
             if node.slice.step is not None:
                 raise Refused(node.slice.step, "a slice has a begin and an end, no step")
-            return f"({value})[{':'.join(bounds)}]"
+            return self._spend(f"_slice({', '.join([value, *bounds])})")
         return f"_index({value}, {self.emit(node.slice)})"
 
     def _boolop(self, node: ast.BoolOp) -> str:
@@ -143,8 +174,9 @@ class Emitter:
         if operator not in _GUARDED:
             raise Refused(node, "bit operators are not allowed")
         sign, guard = _GUARDED[operator]
-        small = isinstance(node.op, ast.Add | ast.Mod) and _is_small_number(node.left if guard == "_modulo" else node.right)
-        return f"({left}) {sign} ({right})" if small else f"{guard}({left}, {right})"
+        if _is_safe_natively(node):
+            return f"({left}) {sign} ({right})"
+        return self._spend(f"{guard}({left}, {right})")
 
     def _compare(self, node: ast.Compare) -> str:
         parts = [f"({self.emit(node.left)})" if not _is_plain(node.left) else self.emit(node.left)]
@@ -181,7 +213,7 @@ class Emitter:
                 parts.append(self.emit(part.value))
             else:
                 parts.append(self.emit(part))
-        return f"_concat({', '.join(parts) or repr('')})"
+        return self._spend(f"_concat({', '.join(parts) or repr('')})")
 
     def _call(self, node: ast.Call) -> str:
         if node.keywords:
@@ -194,7 +226,7 @@ class Emitter:
 
     def _function(self, node: ast.Call, name: str) -> str:
         if name == "exists":
-            if len(node.args) != 1 or path_of(node.args[0], self._local) is None:
+            if len(node.args) != 1 or not isinstance(node.args[0], ast.Name | ast.Attribute | ast.Subscript):
                 raise Refused(node, "exists takes one path, as in exists(payload.a)")
             return f"({self.emit(node.args[0])}) is not None"
         function = FUNCTIONS.get(name)
@@ -203,7 +235,9 @@ class Emitter:
             hint = f"; did you mean {near[0]}?" if near else "."
             raise Refused(node, f"there is no function {name}{hint} There is: {', '.join(sorted([*FUNCTIONS, 'exists']))}")
         _check_count(node, name, function.least, function.most)
-        return f"_call_{name}({', '.join(self.emit(each) for each in node.args)})"
+        _check_literals(name, node.args)
+        code = f"_call_{name}({self._arguments(name, node.args)})"
+        return self._spend(code) if name in _MAKES_TEXT else code
 
     def _method(self, node: ast.Call, method: ast.Attribute) -> str:
         name = method.attr
@@ -213,33 +247,108 @@ class Emitter:
             hint = f"; did you mean {near[0]}?" if near else "."
             raise Refused(method, f"there is no method {name}{hint} Text has: {', '.join(known)}")
         value = self.emit(method.value)
-        arguments = [self.emit(each) for each in node.args]
+        arguments = self._arguments(name, node.args)
         if name in METHODS:
             _check_count(node, name, *METHODS[name])
-            return f"({value}).{name}({', '.join(arguments)})"
+            return self._spend(f"({value}).{name}({arguments})")
         count = GUARDED_METHODS[name][0]
         _check_count(node, name, count, count)
-        return f"_method_{name}({', '.join([value, *arguments])})"
+        return self._spend(f"_method_{name}({value}, {arguments})")
+
+    def _arguments(self, name: str, arguments: list[ast.expr]) -> str:
+        match arguments:
+            case [ast.GeneratorExp() as only] if name in _RUNS_OVER:
+                # A list where a list is needed anyway; the others may stop early.
+                code = self._comprehension(only)
+                return f"[{code}]" if name in ("sorted", "join") else f"({code})"
+        return ", ".join(self.emit(each) for each in arguments)
 
     def _generatorexp(self, node: ast.GeneratorExp) -> str:
-        return f"({self._comprehension(node.elt, node.generators, node)})"
+        raise Refused(
+            node,
+            f"a comprehension stands in brackets, [x.id for x in payload.list], or alone within {', '.join(sorted(_RUNS_OVER))}",
+        )
 
     def _listcomp(self, node: ast.ListComp) -> str:
-        return f"[{self._comprehension(node.elt, node.generators, node)}]"
+        return f"[{self._comprehension(node)}]"
 
-    def _comprehension(self, element: ast.expr, generators: Sequence[ast.comprehension], node: ast.expr) -> str:
+    def _comprehension(self, node: ast.GeneratorExp | ast.ListComp) -> str:
         # One at a time: nested ones would take the time of the payload's size to the power of their number.
-        if self._local or len(generators) > 1:
+        if self._local or len(node.generators) > 1:
             raise Refused(node, "a comprehension within a comprehension is not allowed")
-        (each,) = generators
-        if not isinstance(each.target, ast.Name) or each.is_async:
+        each = node.generators[0]
+        if not isinstance(each.target, ast.Name) or each.is_async or each.target.id in WORDS:
             raise Refused(each.target, "a comprehension has one plain name, as in any(x > 1 for x in payload.list)")
+        _check_name(each.target)
         source = self.emit(each.iter)
-        self._local = frozenset({each.target.id})
+        name = each.target.id
+        self._local, self._outside = frozenset({name}), []
         conditions = "".join(f" if ({self.emit(condition)})" for condition in each.ifs)
-        code = f"({self.emit(element)}) for _local_{each.target.id} in _items({source}){conditions}"
+        element = self.emit(node.elt)
+        others = "".join(f"{code}, " for code in self._outside)
         self._local = frozenset()
-        return code
+        operations = sum(map(_operations, [node.elt, *each.ifs]))
+        budget = f"_Budget(_items({source}), {operations}, ({others}))"
+        return f"({element}) for _budget in ({budget},) for _local_{name} in _budget.items{conditions}"
+
+
+def executed_children(node: ast.expr) -> Iterator[ast.expr]:
+    """The operands of a node in the order in which they are evaluated; of a call its arguments and what a method is called on."""
+    match node:
+        case ast.Call():
+            yield from [node.func.value] if isinstance(node.func, ast.Attribute) else []
+            yield from node.args
+        case ast.IfExp():
+            yield from (node.test, node.body, node.orelse)
+        case ast.Dict():
+            yield from node.values
+        case ast.GeneratorExp() | ast.ListComp():
+            yield node.generators[0].iter
+        case _:
+            for child in ast.iter_child_nodes(node):
+                if isinstance(child, ast.FormattedValue):
+                    yield child.value
+                elif isinstance(child, ast.Slice):
+                    yield from (bound for bound in (child.lower, child.upper) if bound is not None)
+                elif isinstance(child, ast.expr):
+                    yield child
+
+
+def _check_name(node: ast.expr) -> None:
+    """Refuse dotted names with two underscores; in quotes they are a field's name like any other."""
+    name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+    if name.startswith("__"):
+        hint = f"; a field of that name is read as ['{name}']" if isinstance(node, ast.Attribute) else ""
+        raise Refused(node, f"names that begin with two underscores are not allowed{hint}")
+
+
+def _check_literals(name: str, arguments: list[ast.expr]) -> None:
+    """Check what can be checked of arguments before there is an event."""
+    if name not in ("matches", "format_time") or len(arguments) < 2:
+        return
+    literal = arguments[1].value if isinstance(arguments[1], ast.Constant) else None
+    try:
+        if name == "format_time":
+            if isinstance(arguments[1], ast.Constant) and literal != "iso":
+                check_time_format(literal)
+        elif isinstance(literal, str) and not literal.isprintable():
+            # '\b' in plain quotes is a backspace, '\1' a control character: nobody means these.
+            raise Refused(arguments[1], "the pattern holds a control character; write it as r'...' to keep its backslashes")
+        elif isinstance(literal, str):
+            compiled_pattern(literal)
+        else:
+            raise Refused(arguments[1], "the pattern is text in quotes, as in matches(payload.code, '^[A-Z]{2}[0-9]+$')")
+    except ValueError as error:
+        raise Refused(arguments[1], str(error)) from None
+
+
+def _operations(node: ast.expr) -> int:
+    """About how many operations it takes to evaluate ``node`` once."""
+    return sum(
+        1 + (len(each.value) // _CHARS_PER_OPERATION if isinstance(each, ast.Constant) and isinstance(each.value, str) else 0)
+        for each in ast.walk(node)
+        if isinstance(each, ast.expr)
+    )
 
 
 def _check_count(node: ast.Call, name: str, least: int, most: int | None) -> None:
@@ -249,8 +358,19 @@ def _check_count(node: ast.Call, name: str, least: int, most: int | None) -> Non
         raise Refused(node, f"{name} takes {wanted} argument{'' if wanted == '1' else 's'}, not {count}")
 
 
-def _is_small_number(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool)
+def _is_safe_natively(node: ast.BinOp) -> bool:
+    """Whether a literal operand rules out text and lists, and integers that grow fast."""
+    match node:
+        case ast.BinOp(op=ast.Add(), right=ast.Constant(value=int() | float() as number)):
+            return not isinstance(number, bool)
+        case ast.BinOp(op=ast.Mod(), left=ast.Constant(value=int() | float())):
+            return True
+        case (
+            ast.BinOp(op=ast.Mult(), left=ast.Constant(value=float()))
+            | ast.BinOp(op=ast.Mult(), right=ast.Constant(value=float()))
+        ):
+            return True
+    return False
 
 
 def _is_plain(node: ast.expr) -> bool:

@@ -71,12 +71,9 @@ class AggregateLogic(msgspec.Struct, frozen=True, kw_only=True):
         return tuple("_".join(path) for path in self.group_by)
 
     def to_data(self) -> dict[str, object]:
-        data: dict[str, object]
         items = [_aggregation_data(item) for item in self.aggregations]
-        if len(items) == 1:
-            data = {_SHORT.get(key, key): value for key, value in items[0].items()}
-        else:
-            data = {"aggregations": items}
+        short = {_SHORT.get(key, key): value for key, value in items[0].items()}
+        data: dict[str, object] = short if len(items) == 1 else {"aggregations": items}
         if self.group_by:
             data["group_by"] = [".".join(path) for path in self.group_by]
         return data

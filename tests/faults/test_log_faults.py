@@ -116,10 +116,14 @@ def test_a_full_disk_is_told_and_what_came_before_is_kept(tmp_path: Path) -> Non
         ballast = mount / "ballast"
         ballast.write_bytes(b"x" * (1 << 20))
         kept: list[str] = []
-        with pytest.raises(DiskFullError, match="Free some space"):
+
+        def fill() -> None:
             for i in range(100):
                 log.append([Append(small.stream_id, [Event(f"e{i}", "t", 0, os.urandom(100_000))])])
                 kept.append(f"e{i}")
+
+        with pytest.raises(DiskFullError, match="Free some space"):
+            fill()
         assert ids_in(log, small) == kept
         ballast.unlink()
         log.append([Append(small.stream_id, [Event("after", "t", 0, os.urandom(100_000))])])
@@ -155,7 +159,7 @@ def test_a_truncated_file_is_told_when_it_is_opened(tmp_path: Path, info: Stream
     file = tmp_path / "log.db"
     with file.open("r+b") as opened:
         opened.truncate(file.stat().st_size - 8192)
-    with pytest.raises(CorruptLogError, match="truncated|malformed"):
+    with pytest.raises(CorruptLogError, match="truncated"):
         EmbeddedLog(tmp_path)
 
 
