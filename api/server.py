@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from event_streaming_bus.store.storage import Storage
 SERVER_FILE: Final = "serve.json"
 _LOOPBACK: Final = ("127.", "localhost", "::1")
 _DRAIN_S: Final = 10
+_BACKLOG: Final = 1024
 
 
 def serve(storage: Storage, host: str, port: int, *, allow_remote: bool = False) -> int:
@@ -42,6 +44,9 @@ def serve(storage: Storage, host: str, port: int, *, allow_remote: bool = False)
         file = storage.folder / SERVER_FILE
         file.write_text(json.dumps({"url": url, "pid": os.getpid()}), "utf-8")
         click.echo(f"serving {storage.folder} on {url} (API: {url}/docs)")
+        # When it is done, uvicorn raises the signal that ended it once more, for handlers from before it: nothing is left to do.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda signum, frame: None)
         try:
             uvicorn.Server(config).run(sockets=[listener])
         finally:
@@ -77,6 +82,7 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(address)
+            listener.listen(_BACKLOG)  # from here on clients wait instead of being refused
         except OSError as error:
             raise InUseError(f"port {port} on {host} cannot be used: {error.strerror}; choose another with --port") from error
         yield listener

@@ -126,7 +126,7 @@ def _check_schema(schema: Mapping[str, Any], explaining: Any) -> None:
         explaining.check_schema(schema)
     except jsonschema.exceptions.SchemaError as error:
         pointer = _pointer(list(error.absolute_path))
-        raise SchemaError(f"{pointer or '(the schema itself)'}: {error.message[:500]}", pointer=pointer) from None
+        raise SchemaError(f"{pointer or '/'}: {error.message[:500]}", pointer=pointer) from None
     except RecursionError:
         raise SchemaError("the schema is nested too deep") from None
 
@@ -141,8 +141,12 @@ def _compile(compiled: Any, schema: Mapping[str, Any]) -> Any:
         )
     except jsonschema_rs.ValidationError as error:
         pointer = _pointer(list(error.instance_path))
-        first_line = str(error.message).splitlines()[0]
-        raise SchemaError(f"{pointer or '(the schema itself)'}: {first_line[:500]}", pointer=pointer) from None
+        first_line = str(error.message).splitlines()[0][:500]
+        if not pointer:  # it is not the schema's form but where a reference of it leads
+            raise SchemaError(
+                f"/: a reference leads nowhere: {first_line}. References must point into the schema itself."
+            ) from None
+        raise SchemaError(f"{pointer}: {first_line}", pointer=pointer) from None
     except (jsonschema_rs.ReferencingError, ValueError) as error:
         raise SchemaError(f"a reference leads nowhere: {error}. References must point into the schema itself.") from None
 

@@ -77,8 +77,4 @@ def main(arguments: list[str] | None = None) -> None:
     except BusError as error:
         click.echo(f"esb: {error.message}", err=True)
         code = EXIT_ERROR
-    except BrokenPipeError:
-        # The reader of our output has gone, as `head` does; Python must not complain of it when it flushes at the end.
-        sys.stdout = None
-        code = 0
     sys.exit(code if isinstance(code, int) else 0)
