@@ -18,13 +18,13 @@ EXIT_INTERRUPTED: Final = 130
 
 # Commands are imported when they are called, so that `esb stream list` does not wait for Bytewax, DuckDB and Litestar.
 _COMMANDS: Final = {
-    "history": ("event_streaming_bus.cli.sql", "history"),
-    "publish": ("event_streaming_bus.cli.publish", "publish"),
-    "read": ("event_streaming_bus.cli.read", "read"),
-    "run": ("event_streaming_bus.cli.run", "run"),
-    "serve": ("event_streaming_bus.cli.serve", "serve"),
-    "sql": ("event_streaming_bus.cli.sql", "sql"),
-    "stream": ("event_streaming_bus.cli.streams", "stream"),
+    "history": ("event_streaming_bus.cli.sql", "Rebuild the history, or see how far it has come."),
+    "publish": ("event_streaming_bus.cli.publish", "Publish the rows of a file to a stream."),
+    "read": ("event_streaming_bus.cli.read", "Print the events of a stream."),
+    "run": ("event_streaming_bus.cli.run", "Run a flow file."),
+    "serve": ("event_streaming_bus.cli.serve", "Serve the REST API and run processors."),
+    "sql": ("event_streaming_bus.cli.sql", "Ask the history a question in SQL."),
+    "stream": ("event_streaming_bus.cli.streams", "Make, list, describe and drop streams."),
 }
 
 
@@ -35,9 +35,12 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module, name = _COMMANDS[cmd_name]
-        command: click.Command = getattr(import_module(module), name)
+        command: click.Command = getattr(import_module(_COMMANDS[cmd_name][0]), cmd_name)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, told) for name, (_, told) in _COMMANDS.items()])
 
 
 class Settings:
