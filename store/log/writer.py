@@ -94,6 +94,11 @@ class _Tail:
 
     def runs(self) -> Iterator[tuple[int, list[Event], CompressionType]]:
         """The events cut into record batches: ``(index of the first, events, codec)``."""
+        codecs = {event.compression_type for event in self.events}
+        small = len(self.events) <= MAX_BATCH_EVENTS and sum(len(e.data) for e in self.events) <= MAX_BATCH_PAYLOAD_BYTES
+        if len(codecs) == 1 and small:
+            yield 0, self.events, codecs.pop() or self.codec
+            return
         start, size, codec = 0, 0, None
         for i, event in enumerate(self.events):
             wanted = event.compression_type or self.codec

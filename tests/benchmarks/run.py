@@ -1,0 +1,50 @@
+"""Runs the benchmarks and prints a table: python tests/benchmarks/run.py [--rounds N] [--json FILE] [--only WORD]"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import bench_flows
+import bench_log
+from harness import Result, measure
+
+from event_streaming_bus.cli.tables import print_table
+
+FIGURES = [*bench_log.FIGURES, *bench_flows.FIGURES]
+
+
+def main() -> int:
+    """Run them; the exit code is 0 whether or not targets are met, for a figure is no test."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--only", default="", help="figures whose name has this word, and their baselines")
+    options = parser.parse_args()
+    named = {figure.name for figure in FIGURES if options.only in figure.name}
+    named |= {figure.baseline for figure in FIGURES if figure.name in named and figure.baseline}
+    results = measure([f for f in FIGURES if f.name in named], options.rounds, lambda text: print(text, file=sys.stderr))
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, median of {options.rounds} runs")
+    print_table(["figure", "median", "unit", "low", "high", "x baseline", "target", "met"], map(_row, results))
+    if options.json:
+        options.json.write_text(json.dumps([result._asdict() for result in results], indent=2))
+    return 0
+
+
+def _row(result: Result) -> list[object]:
+    def shown(value: float | None) -> str:
+        return "" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
+
+    met = {None: "", True: "yes", False: "no"}[result.met]
+    return [
+        *(result.name, shown(result.median), result.unit, shown(result.low), shown(result.high)),
+        *("" if result.ratio is None else f"{result.ratio:.2f}", shown(result.target), met),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
