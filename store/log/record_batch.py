@@ -42,7 +42,7 @@ _ENUMS: Final[dict[str, type[StrEnum]]] = {
     "compression_type": CompressionType,
     "serialization_format": SerializationFormat,
 }
-_row = attrgetter(*_FIELDS)
+_row = msgspec.structs.astuple
 _timestamp_of = attrgetter("timestamp_ms")
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Any])

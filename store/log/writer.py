@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from itertools import chain
+from operator import attrgetter
 from typing import Final
 
 import msgspec
@@ -36,6 +37,7 @@ from event_streaming_bus.store.sql import load_queries
 
 CODECS: Final = tuple(CompressionType)
 SQL: Final = load_queries("log/embedded.sql")
+_data: Final = attrgetter("data")
 _ID_LENGTH: Final = len(ids.EVENT) + 26
 
 
@@ -95,7 +97,7 @@ class _Tail:
     def runs(self) -> Iterator[tuple[int, list[Event], CompressionType]]:
         """The events cut into record batches: ``(index of the first, events, codec)``."""
         codecs = {event.compression_type for event in self.events}
-        small = len(self.events) <= MAX_BATCH_EVENTS and sum(len(e.data) for e in self.events) <= MAX_BATCH_PAYLOAD_BYTES
+        small = len(self.events) <= MAX_BATCH_EVENTS and sum(map(len, map(_data, self.events))) <= MAX_BATCH_PAYLOAD_BYTES
         if len(codecs) == 1 and small:
             yield 0, self.events, codecs.pop() or self.codec
             return
