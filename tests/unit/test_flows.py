@@ -1,5 +1,7 @@
 """Flows at work on a real log, in this process: what comes out, and what becomes of events that fail."""
 
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -205,6 +207,31 @@ def test_late_events_are_counted_and_leave_the_answers_as_they_are(bus: Bus) -> 
     assert [p["count"] for p in payloads(bus)] == [1, 1]
     counted = metrics(bus, plan)["a"]
     assert (counted.events_in, counted.events_passed, counted.events_late, counted.in_state) == (4, 2, 2, 0)
+
+
+def test_the_last_window_of_a_live_stream_closes_by_the_clock_and_stopping_closes_none(bus: Bus) -> None:
+    window = {"window_size_ms": 100, "close_when_idle_ms": 50}
+    late = {"window_size_ms": 10 * MINUTE, "close_when_idle_ms": 50}
+    plan = plan_of(
+        bus,
+        processor("quick", "AGGREGATE", {"aggregation_function": "count"}, target_stream_id="out", window=window),
+        processor("long", "AGGREGATE", {"aggregation_function": "count"}, target_stream_id="never", window=late),
+        streams=("in", "out", "never"),
+    )
+    stop = threading.Event()
+    running = threading.Thread(target=lambda: run_main(build(plan, bus.storage, stopping=stop.is_set)))
+    running.start()
+    try:
+        publish(bus, "in", [(time.time_ns() // 1_000_000, {}), (time.time_ns() // 1_000_000, {})])
+        deadline = time.monotonic() + 30
+        while sum(p["count"] for p in payloads(bus)) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        stop.set()
+        running.join()
+    assert payloads(bus, "never") == []
+    assert metrics(bus, plan)["long"].in_state == 2
 
 
 def test_running_again_processes_only_what_is_new(bus: Bus) -> None:
