@@ -121,7 +121,7 @@ def _make(
 ) -> tuple[list[Event], list[tuple[int, Exception]]]:
     """``(events for the target, those that its schema refuses)``."""
     replaced: dict[str, Iterable[Any]] = {
-        "event_id": rows.output_ids(node.processor_id, passed),
+        "event_id": rows.output_ids(node.origin, passed),
         "causation_id": _picked(rows, "event_id", passed),
         "schema_id": repeat(target.config.schema_id, len(passed)),
         "compression_type": repeat(None, len(passed)),
@@ -202,7 +202,7 @@ def _outcome(
 def _dead(node: Node, rows: Rows, index: int, event: Event, error: Exception, message: str, surroundings: Surroundings) -> Event:
     return dead_letter(
         event,
-        event_id=ids.derived_id(ids.EVENT, event.timestamp_ms, "dead", node.processor_id, event.event_id),
+        event_id=ids.derived_id(ids.EVENT, event.timestamp_ms, "dead", node.origin, event.event_id),
         stream=surroundings.source,
         step=node.name,
         error_type=type(error).__name__,

@@ -15,10 +15,15 @@ from event_streaming_bus.models import ProcessorType, StreamInfo
 
 
 class Node(msgspec.Struct, frozen=True):
-    """One processor in a stage. ``children`` read its output; ``target`` is the stream it is written to, if any."""
+    """One processor in a stage. ``children`` read its output; ``target`` is the stream it is written to, if any.
+
+    ``origin`` names the processor by tenant, flow and name: the ids of its output are derived from that, so that they are the
+    same wherever the flow is run over the same events.
+    """
 
     number: int
     processor_id: str
+    origin: str
     spec: ProcessorSpec
     target: StreamInfo | None
     children: tuple["Node", ...]
@@ -85,7 +90,8 @@ def make_plan(spec: FlowSpec, streams: dict[str, StreamInfo], processor_ids: dic
     def node(number: int, processor: ProcessorSpec) -> Node:
         target = streams[processor.target_stream_id] if processor.target_stream_id is not None else None
         children = tuple(node(n, p) for n, p in by_source.get(processor.processor_name, ()))
-        return Node(number, processor_ids[processor.processor_name], processor, target, children)
+        origin = f"{spec.tenant_id}/{spec.name}/{processor.processor_name}"
+        return Node(number, processor_ids[processor.processor_name], origin, processor, target, children)
 
     stages = []
     for number, processor in enumerate(spec.processors):

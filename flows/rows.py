@@ -31,7 +31,7 @@ class Rows(Protocol):
         """``(index, payload)`` of each event, and the failures of those whose payload cannot be decoded."""
         ...
 
-    def output_ids(self, processor_id: str, indexes: Sequence[int]) -> list[str]:
+    def output_ids(self, origin: str, indexes: Sequence[int]) -> list[str]:
         """The ids of the events that a processor makes of these: the same each time."""
         ...
 
@@ -94,10 +94,10 @@ class ChunkRows:
                 failures.append((i, ValueError(f"the payload is no JSON object: {error}")))
         return items, failures
 
-    def output_ids(self, processor_id: str, indexes: Sequence[int]) -> list[str]:
+    def output_ids(self, origin: str, indexes: Sequence[int]) -> list[str]:
         times_ms = self.column("timestamp_ms")
         begin = self._begin
-        return ids.derived_ids(ids.EVENT, [times_ms[i] for i in indexes], [begin + i for i in indexes], processor_id, self._split)
+        return ids.derived_ids(ids.EVENT, [times_ms[i] for i in indexes], [begin + i for i in indexes], origin, self._split)
 
     def place(self, index: int) -> dict[str, Any]:
         return {
@@ -124,8 +124,8 @@ class EventRows:
     def decode(self, decoder: "msgspec.json.Decoder[Any]") -> tuple[Iterable[tuple[int, Any]], list[tuple[int, Exception]]]:
         return enumerate(self.payloads), []
 
-    def output_ids(self, processor_id: str, indexes: Sequence[int]) -> list[str]:
-        return [ids.derived_id(ids.EVENT, self.events[i].timestamp_ms, processor_id, self.events[i].event_id) for i in indexes]
+    def output_ids(self, origin: str, indexes: Sequence[int]) -> list[str]:
+        return [ids.derived_id(ids.EVENT, self.events[i].timestamp_ms, origin, self.events[i].event_id) for i in indexes]
 
     def place(self, index: int) -> dict[str, Any]:
         return {}

@@ -208,7 +208,7 @@ class WindowEmitter:
         values = msgspec.json.decode(window.key)
         key = values[0] if len(values) == 1 and isinstance(values[0], str) else window.key.decode()
         return Event(
-            event_id=ids.derived_id(ids.EVENT, window.end_ms, node.processor_id, window.start_ms, window.key),
+            event_id=ids.derived_id(ids.EVENT, window.end_ms, node.origin, window.start_ms, window.key),
             event_type=node.name,
             timestamp_ms=window.end_ms,
             data=msgspec.json.encode(payload),
