@@ -61,8 +61,7 @@ class StreamsController(Controller):
 def _create(services: Services, tenant_id: str, new: NewStream) -> dict[str, Any]:
     schema_id = None
     if new.schema is not None:
-        name, _, version = new.schema.partition("@")
-        schema_id = SchemaRegistryService(services.storage).find(tenant_id, name, version or None).schema_id
+        schema_id = SchemaRegistryService(services.storage).find_reference(tenant_id, new.schema).schema_id
     config = StreamConfig(
         name=new.name,
         tenant_id=tenant_id,

@@ -41,8 +41,7 @@ def deploy(spec: FlowSpec, storage: Storage) -> Plan:
 def _stream_config(stream: StreamSpec, tenant_id: str, registry: SchemaRegistryService) -> StreamConfig:
     schema_id = None
     if stream.schema is not None:
-        name, _, version = stream.schema.partition("@")
-        schema_id = registry.find(tenant_id, name, version or None).schema_id
+        schema_id = registry.find_reference(tenant_id, stream.schema).schema_id
     return StreamConfig(
         name=stream.name,
         tenant_id=tenant_id,

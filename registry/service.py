@@ -164,6 +164,11 @@ class SchemaRegistryService:
         """The schema of this name, in this version or the latest. Raises ``SchemaNotFoundError``."""
         return self._catalog.find_schema(tenant_id, schema_name, schema_version)
 
+    def find_reference(self, tenant_id: str, reference: str) -> SchemaRecord:
+        """The schema that ``name`` or ``name@version`` refers to. Raises ``SchemaNotFoundError``."""
+        name, _, version = reference.partition("@")
+        return self.find(tenant_id, name, version or None)
+
     def guard(self, tenant_id: str, schema_id: str) -> SchemaGuard:
         """The compiled schema, from a cache of the 256 used last. Raises ``SchemaNotFoundError``."""
         with self._lock:

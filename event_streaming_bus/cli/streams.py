@@ -47,8 +47,7 @@ def create(
     if schema is not None:
         from event_streaming_bus.registry.service import SchemaRegistryService
 
-        schema_name, _, version = schema.partition("@")
-        schema_id = SchemaRegistryService(storage).find(settings.tenant, schema_name, version or None).schema_id
+        schema_id = SchemaRegistryService(storage).find_reference(settings.tenant, schema).schema_id
     info = storage.log.create_stream(
         StreamConfig(
             name=name,
