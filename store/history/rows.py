@@ -1,186 +1,120 @@
-"""History records expanded into rows: columns of Arrow tables, ready for DuckDB."""
+"""History records expanded into rows of the history's tables."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
 import pyarrow as pa
 
-from event_streaming_bus.errors import OffsetOutOfRangeError, StreamNotFoundError
-from event_streaming_bus.models import EventPriority, Split
+from event_streaming_bus.errors import BusError, CorruptLogError, NotFoundError, OffsetOutOfRangeError
+from event_streaming_bus.models import EventPriority, Split, StreamInfo
+from event_streaming_bus.store.history.columns import SCHEMAS, Columns
 from event_streaming_bus.store.history_records import (
     DEAD_LETTER_STREAM,
     OUTCOME_STATUS,
-    HistoryRecord,
     Late,
     Processed,
     ProcessorRun,
     Published,
     Refused,
     Run,
+    from_bytes,
 )
 from event_streaming_bus.store.log.base import EventLog
 from event_streaming_bus.store.log.record_batch import RecordBatch
 
 PUBLISHER: Final = "proc_publisher"
 VALIDATOR: Final = "proc_validation"
-_US: Final = pa.timestamp("us")
-_MS: Final = pa.timestamp("ms")
-_TEXT, _INT, _BIG = pa.string(), pa.int32(), pa.int64()
+MAX_ROWS: Final = 50_000
+MAX_PAYLOAD_BYTES: Final = 32 << 20
+_MAX_SPLITS_AT_HAND: Final = 64
+_DIGITS: Final = tuple(f"{number:04d}" for number in range(10_000))
+_log: Final = logging.getLogger(__name__)
 
 _ENVELOPE: Final = (
-    "event_id",
-    "event_type",
-    "source_capability",
-    "aggregate_id",
-    "aggregate_type",
-    "key",
-    "correlation_id",
-    "causation_id",
-    "user_id",
-    "schema_id",
-    "traceparent",
-    "serialization_format",
-    "max_retries",
+    *("event_id", "event_type", "source_capability", "aggregate_id", "aggregate_type", "key"),
+    *("correlation_id", "causation_id", "user_id", "schema_id", "traceparent", "serialization_format", "max_retries"),
+)
+_WHY_DEAD: Final = (
+    *("event_id", "stream_id", "stream", "lane", "partition", "offset", "processor_id", "processor_name", "step"),
+    *("error_type", "error_message", "stack_trace", "attempts"),
 )
 
-SCHEMAS: Final[dict[str, dict[str, pa.DataType]]] = {
-    "events": {
-        **dict.fromkeys(("event_id", "tenant_id", "stream_id", "stream", "lane"), _TEXT),
-        "partition": _INT,
-        "offset": _BIG,
-        **dict.fromkeys(("event_type", "source_capability", "aggregate_id", "aggregate_type", "key"), _TEXT),
-        **dict.fromkeys(("payload", "metadata", "correlation_id", "causation_id", "user_id", "schema_id"), _TEXT),
-        **dict.fromkeys(("traceparent", "serialization_format"), _TEXT),
-        "max_retries": _INT,
-        "timestamp": _MS,
-        "published_at": _US,
-    },
-    "processing_history": {
-        **dict.fromkeys(("history_id", "event_id", "tenant_id", "processor_id", "processor_name"), _TEXT),
-        **dict.fromkeys(("processing_stage", "status"), _TEXT),
-        "started_at": _US,
-        "completed_at": _US,
-        "processing_duration_ms": pa.float64(),
-        **dict.fromkeys(("output", "error_type", "error_message", "stack_trace"), _TEXT),
-        "retry_count": _INT,
-        **dict.fromkeys(("stream_id", "lane"), _TEXT),
-        "partition": _INT,
-        "offset": _BIG,
-    },
-    "dead_letters": {
-        **dict.fromkeys(("dead_letter_id", "tenant_id", "event_id", "event_type", "stream", "lane"), _TEXT),
-        "partition": _INT,
-        "offset": _BIG,
-        **dict.fromkeys(("processor_id", "processor_name", "step", "error_type", "error_message"), _TEXT),
-        "attempts": _INT,
-        "failed_at": _MS,
-        "payload_raw": pa.binary(),
-    },
-    "late_events": {
-        **dict.fromkeys(("event_id", "tenant_id", "processor_id", "processor_name", "stream", "lane"), _TEXT),
-        "partition": _INT,
-        "offset": _BIG,
-        **dict.fromkeys(("window_start", "window_end", "watermark"), _MS),
-        "observed_at": _US,
-    },
-    "processor_run_events": {
-        **dict.fromkeys(("run_id", "tenant_id", "processor_id", "processor_name", "flow", "status"), _TEXT),
-        "workers": _INT,
-        "observed_at": _US,
-        **dict.fromkeys(("events_in", "events_out", "events_filtered", "events_late", "events_dead"), _BIG),
-        "error": _TEXT,
-    },
-}
-
-
-class _Columns:
-    """The rows of one table, column by column."""
-
-    def __init__(self, table: str) -> None:
-        self._types = SCHEMAS[table]
-        self._values: dict[str, list[Any]] = {name: [] for name in self._types}
-        self.count = 0
-
-    def extend(self, count: int, **columns: Any) -> None:
-        """Add ``count`` rows: a list is a column of values, anything else is the same for all; what is not named is null."""
-        for name, values in self._values.items():
-            given = columns.get(name)
-            if isinstance(given, list):
-                values += given
-            else:
-                values += [given] * count
-        self.count += count
-
-    def table(self) -> pa.Table:
-        arrays = {}
-        for name, kind in self._types.items():
-            values = self._values[name]
-            if name == "payload":
-                values = [value.decode("utf-8", "replace") if value is not None else None for value in values]
-            arrays[name] = pa.array(values, type=kind)
-        return pa.table(arrays)
+Write = Callable[[str, pa.Table], object]
+"""Takes rows of the named table."""
 
 
 class Expander:
-    """Collects the rows of history records. Events that retention has dropped since make no rows; ``skipped`` counts them."""
+    """Makes rows from history records and hands them to ``write`` in tables of about ``MAX_ROWS`` rows.
 
-    def __init__(self, log: EventLog) -> None:
+    The ids of rows come from the record's offset and the event's place in it, so that a record always makes the same rows.
+    Events that the log no longer holds make none: ``skipped_events`` counts them. ``skipped_records`` counts the records
+    that could not be read to their end.
+    """
+
+    def __init__(self, log: EventLog, write: Write) -> None:
         self._log = log
-        self._names = {info.stream_id: info.name for info in log.list_streams(internal=True)}
-        self._columns = {table: _Columns(table) for table in SCHEMAS}
-        self._read: dict[Split, list[RecordBatch]] = {}
-        self.skipped = 0
+        self._write = write
+        self._streams: dict[str, StreamInfo] = {}
+        self._columns = {table: Columns(table) for table in SCHEMAS}
+        self._at_hand: dict[Split, list[RecordBatch]] = {}
+        self._damaged: set[str] = set()
+        self._payload_bytes = 0
+        self.rows = 0
+        self.skipped_events = 0
+        self.skipped_records = 0
 
-    @property
-    def rows(self) -> int:
-        """How many rows there are so far."""
-        return sum(columns.count for columns in self._columns.values())
+    def add(self, offset: int, data: bytes) -> None:
+        """Expand the record ``data`` from ``offset`` of the stream ``_history``."""
+        try:
+            record = from_bytes(data)
+            if isinstance(record, Published):
+                self._published(offset, record)
+            elif isinstance(record, Processed):
+                self._processed(offset, record)
+            elif isinstance(record, Refused):
+                self._refused(offset, record)
+            elif isinstance(record, Late):
+                self._late(record)
+            else:
+                self._run(offset, record)
+        except (ValueError, TypeError, LookupError):  # msgspec's errors are ValueErrors; one bad record must not stop the rest
+            _log.exception("the history record at offset %d cannot be read; it is skipped", offset)
+            self.skipped_records += 1
 
-    def tables(self) -> Iterator[tuple[str, pa.Table]]:
-        """The tables that have rows."""
+    def flush(self) -> None:
+        """Write the rows that are still held."""
         for name, columns in self._columns.items():
             if columns.count:
-                yield name, columns.table()
+                self._write(name, columns.take())
+        self._payload_bytes = 0
 
-    def add(self, offset: int, record: HistoryRecord) -> None:
-        """Expand the record at ``offset`` of the stream ``_history``."""
-        start = f"hist_{offset:016d}"
-        if isinstance(record, Published):
-            self._published(start, record)
-        elif isinstance(record, Processed):
-            self._processed(start, record)
-        elif isinstance(record, Refused):
-            self._refused(start, record)
-        elif isinstance(record, Late):
-            self._late(record)
-        else:
-            self._run(record)
+    def _extend(self, table: str, count: int, **columns: Any) -> None:
+        self._columns[table].extend(count, **columns)
+        self.rows += count
+        if self._payload_bytes >= MAX_PAYLOAD_BYTES or self._columns[table].count >= MAX_ROWS:
+            self.flush()
 
-    def _published(self, start: str, record: Published) -> None:
-        number = 0
-        for batch in self._batches(record.runs):
-            count = batch.count
+    def _published(self, offset: int, record: Published) -> None:
+        told = None
+        if record.schema_id is not None:
+            told = _json({"validation_result": "passed", "schema_version": record.schema_version})
+        for first, batch in self._batches(record.runs):
             self._events(batch, record.tenant_id, record.appended_us)
-            ids = [f"{start}{i:08d}" for i in range(number, number + count)]
-            self._steps(batch, ids, record.tenant_id, PUBLISHER, "publisher", "PUBLISH", record.accepted_us, record.appended_us)
-            if record.schema_id is not None:
-                began, ended = record.validation_started_us, record.validation_completed_us
-                output = {"validation_result": "passed", "schema_version": record.schema_version}
-                told = msgspec.json.encode(output).decode()
-                ids = [f"{each}v" for each in ids]
-                self._steps(batch, ids, record.tenant_id, VALIDATOR, "validation", "VALIDATION", began, ended, output=told)
-            number += count
+            if told is not None:
+                ids, times = _ids(offset, first, batch.count, 0), (record.validation_started_us, record.validation_completed_us)
+                self._steps(batch, ids, record.tenant_id, VALIDATOR, "validation", "VALIDATION", *times, output=told)
+            ids, times = _ids(offset, first, batch.count), (record.accepted_us, record.appended_us)
+            self._steps(batch, ids, record.tenant_id, PUBLISHER, "publisher", "PUBLISH", *times)
 
-    def _refused(self, start: str, record: Refused) -> None:
-        number = 0
-        for batch in self._batches(record.runs):
+    def _refused(self, offset: int, record: Refused) -> None:
+        told = _json({"validation_result": "failed", "schema_version": record.schema_version})
+        for first, batch in self._batches(record.runs):
             self._events(batch, record.tenant_id, record.observed_us)
-            ids = [f"{start}{i:08d}" for i in range(number, number + batch.count)]
-            output = {"validation_result": "failed", "schema_version": record.schema_version}
             self._steps(
                 batch,
-                ids,
+                _ids(offset, first, batch.count, 0),
                 record.tenant_id,
                 VALIDATOR,
                 "validation",
@@ -188,84 +122,82 @@ class Expander:
                 record.observed_us,
                 record.observed_us,
                 status="FAILED",
-                output=msgspec.json.encode(output).decode(),
+                output=told,
                 error_type="ValidationFailedError",
+                error_message=[why.get("error_message") for why in _why_dead(batch)],
             )
-            number += batch.count
 
     def _events(self, batch: RecordBatch, tenant_id: str, published_us: int) -> None:
         columns: dict[str, Any] = {name: _values(batch, name) for name in _ENVELOPE}
+        stream = self._stream(batch.split.stream_id)
+        if stream is not None:
+            codec = stream.config.compression_type
+            same, own = batch.constant("compression_type")
+            columns["compression_type"] = (own or codec) if same else [v or codec for v in batch.column("compression_type")]
         same, metadata = batch.constant("metadata")
-        if same:
-            columns["metadata"] = _json(metadata)
-        else:
-            columns["metadata"] = [_json(value) for value in batch.column("metadata")]
-        offsets = list(range(batch.offset, batch.end_offset))
+        columns["metadata"] = _json(metadata) if same else [_json(value) for value in batch.column("metadata")]
         payloads = batch.payloads()
-        stream = self._names.get(batch.split.stream_id, batch.split.stream_id)
-        self._columns["events"].extend(
+        self._payload_bytes += sum(map(len, payloads))
+        if stream is not None and stream.name == DEAD_LETTER_STREAM:
+            self._dead_letters(batch, tenant_id, payloads)
+        self._extend(
+            "events",
             batch.count,
             tenant_id=tenant_id,
             stream_id=batch.split.stream_id,
-            stream=stream,
+            stream=stream.name if stream is not None else None,
             lane=batch.split.lane.value,
             partition=batch.split.partition,
-            offset=offsets,
+            offset=list(range(batch.offset, batch.end_offset)),
             payload=payloads,
             timestamp=list(batch.timestamps_ms()),
             published_at=published_us,
             **columns,
         )
-        if stream == DEAD_LETTER_STREAM:
-            self._dead_letters(batch, tenant_id, payloads)
 
     def _dead_letters(self, batch: RecordBatch, tenant_id: str, payloads: list[bytes]) -> None:
-        told = [(metadata or {}).get("dead_letter") or {} for metadata in batch.column("metadata")]
-        self._columns["dead_letters"].extend(
+        told = _why_dead(batch)
+        self._extend(
+            "dead_letters",
             batch.count,
-            dead_letter_id=list(batch.column("event_id")),
+            dead_letter_id=_values(batch, "event_id"),
             tenant_id=tenant_id,
-            event_type=list(batch.column("event_type")),
-            error_message=[each.get("error_message") for each in told],
-            failed_at=[each.get("failed_at_ms") for each in told],
+            event_type=_values(batch, "event_type"),
+            failed_at=[why.get("failed_at_ms") for why in told],
             payload_raw=payloads,
-            **{
-                name: [each.get(name) for each in told]
-                for name in (
-                    *("event_id", "stream", "lane", "partition", "offset"),
-                    *("processor_id", "processor_name", "step", "error_type", "attempts"),
-                )
-            },
+            **{name: [why.get(name) for why in told] for name in _WHY_DEAD},
         )
 
-    def _processed(self, start: str, record: Processed) -> None:
+    def _processed(self, offset: int, record: Processed) -> None:
         errors = {error.index: error for error in record.errors}
         outcomes = record.outcomes * record.run.count if len(record.outcomes) == 1 else record.outcomes
-        for batch in self._batches([record.run]):
-            first = batch.offset - record.run.offset
+        if len(outcomes) != record.run.count:
+            raise ValueError(f"{len(outcomes)} outcomes for {record.run.count} events")
+        for first, batch in self._batches([record.run]):
             mine = outcomes[first : first + batch.count]
-            seen = [i for i, outcome in enumerate(mine) if outcome]
-            if not seen:
+            same = mine.count(mine[0]) == len(mine)
+            seen = None if same and mine[0] else [i for i, outcome in enumerate(mine) if outcome]
+            if seen == []:
                 continue
-            ids = [f"{start}{first + i:08d}" for i in seen]
+            places = range(batch.count) if seen is None else seen
             more: dict[str, Any] = {}
-            here = {i: errors[first + i] for i in seen if first + i in errors} if errors else {}
-            if here:
+            found = [errors.get(first + i) for i in places] if errors else []
+            if any(found):
                 more = {
-                    "error_type": [here[i].error_type if i in here else None for i in seen],
-                    "error_message": [here[i].message if i in here else None for i in seen],
-                    "stack_trace": [here[i].stack_trace if i in here else None for i in seen],
+                    "error_type": [error and error.error_type for error in found],
+                    "error_message": [error and error.message for error in found],
+                    "stack_trace": [error and error.stack_trace for error in found],
                 }
             self._steps(
                 batch,
-                ids,
+                _ids(offset, first, batch.count) if seen is None else [_ids(offset, first + i, 1)[0] for i in seen],
                 record.tenant_id,
                 record.processor_id,
                 record.processor_name,
                 record.stage,
                 record.started_us,
                 record.completed_us,
-                status=[OUTCOME_STATUS[mine[i]] for i in seen],
+                status=OUTCOME_STATUS[mine[0]] if seen is None else [OUTCOME_STATUS[mine[i]] for i in seen],
                 seen=seen,
                 **more,
             )
@@ -273,7 +205,7 @@ class Expander:
     def _steps(
         self,
         batch: RecordBatch,
-        ids: list[str],
+        history_ids: list[str],
         tenant_id: str,
         processor_id: str,
         processor_name: str,
@@ -285,13 +217,13 @@ class Expander:
         seen: list[int] | None = None,
         **more: Any,
     ) -> None:
-        event_ids = list(batch.column("event_id"))
-        offsets = list(range(batch.offset, batch.end_offset))
-        if seen is not None and len(seen) < batch.count:
+        event_ids, offsets = list(batch.column("event_id")), list(range(batch.offset, batch.end_offset))
+        if seen is not None:
             event_ids, offsets = [event_ids[i] for i in seen], [offsets[i] for i in seen]
-        self._columns["processing_history"].extend(
-            len(ids),
-            history_id=ids,
+        self._extend(
+            "processing_history",
+            len(history_ids),
+            history_id=history_ids,
             event_id=event_ids,
             tenant_id=tenant_id,
             processor_id=processor_id,
@@ -311,19 +243,21 @@ class Expander:
 
     def _late(self, record: Late) -> None:
         order = sorted(range(len(record.offsets)), key=record.offsets.__getitem__)
-        offsets = [record.offsets[i] for i in order]
-        runs = [Run(record.stream_id, record.lane, record.partition, offset, count) for offset, count in _neighbours(offsets)]
-        ids: dict[int, str] = {}
-        for batch in self._batches(runs):
-            ids.update(zip(range(batch.offset, batch.end_offset), batch.column("event_id"), strict=True))
-        kept = [i for i in order if record.offsets[i] in ids]
-        self._columns["late_events"].extend(
+        neighbours = _neighbours([record.offsets[i] for i in order])
+        runs = [Run(record.stream_id, record.lane, record.partition, offset, count) for offset, count in neighbours]
+        event_ids: dict[int, str] = {}
+        for _, batch in self._batches(runs):
+            event_ids.update(zip(range(batch.offset, batch.end_offset), batch.column("event_id"), strict=True))
+        kept = [i for i in order if record.offsets[i] in event_ids]
+        stream = self._stream(record.stream_id)
+        self._extend(
+            "late_events",
             len(kept),
-            event_id=[ids[record.offsets[i]] for i in kept],
+            event_id=[event_ids[record.offsets[i]] for i in kept],
             tenant_id=record.tenant_id,
             processor_id=record.processor_id,
             processor_name=record.processor_name,
-            stream=self._names.get(record.stream_id, record.stream_id),
+            stream=stream.name if stream is not None else None,
             lane=record.lane,
             partition=record.partition,
             offset=[record.offsets[i] for i in kept],
@@ -333,45 +267,87 @@ class Expander:
             observed_at=record.observed_us,
         )
 
-    def _run(self, record: ProcessorRun) -> None:
+    def _run(self, offset: int, record: ProcessorRun) -> None:
         values = {name: getattr(record, name) for name in record.__struct_fields__ if name != "observed_us"}
-        self._columns["processor_run_events"].extend(1, observed_at=record.observed_us, **values)
+        self._extend("processor_run_events", 1, record_offset=offset, observed_at=record.observed_us, **values)
 
-    def _batches(self, runs: Iterable[Run]) -> Iterator[RecordBatch]:
-        """The record batches of the runs, cut to them; what is gone is counted as skipped."""
+    def _stream(self, stream_id: str) -> StreamInfo | None:
+        if stream_id not in self._streams:
+            self._streams = {info.stream_id: info for info in self._log.list_streams(internal=True)}
+        return self._streams.get(stream_id)
+
+    def _batches(self, runs: Iterable[Run]) -> Iterator[tuple[int, RecordBatch]]:
+        """The record batches of the runs, cut to them, each with its first event's place among all events of the runs."""
+        before = 0
         for run in runs:
             split = Split(run.stream_id, EventPriority(run.lane), run.partition)
             offset, end = run.offset, run.offset + run.count
             while offset < end:
-                batch = self._batch_at(split, offset)
-                if batch is None:
-                    self.skipped += 1
-                    offset += 1
+                try:
+                    batch = self._batch_at(split, offset)
+                except BusError as error:
+                    kept = self._next_kept(error, offset, end)
+                    self.skipped_events += kept - offset
+                    offset = kept
                     continue
-                yield batch if batch.offset == offset and batch.end_offset <= end else batch.slice(offset, end)
-                offset = min(end, batch.end_offset)
+                cut = batch if batch.offset == offset and batch.end_offset <= end else batch.slice(offset, end)
+                yield before + offset - run.offset, cut
+                offset = cut.end_offset
+            before += run.count
 
-    def _batch_at(self, split: Split, offset: int) -> RecordBatch | None:
-        """The record batch that holds ``offset``; those read last are kept at hand."""
-        for batch in self._read.get(split, ()):
+    def _batch_at(self, split: Split, offset: int) -> RecordBatch:
+        """The record batch that holds ``offset``; those read last are kept at hand, for neighbours are asked for next."""
+        for batch in self._at_hand.get(split, ()):
             if batch.offset <= offset < batch.end_offset:
                 return batch
-        try:
-            batches = self._log.read(split, offset)
-        except (OffsetOutOfRangeError, StreamNotFoundError):
-            return None
-        self._read[split] = batches
-        return batches[0] if batches and batches[0].offset <= offset else None
+        batches = self._log.read(split, offset)
+        if not batches:
+            raise OffsetOutOfRangeError(f"{split} ends before {offset}", begin=offset + 1, end=offset)
+        self._at_hand.pop(split, None)
+        if len(self._at_hand) >= _MAX_SPLITS_AT_HAND:
+            del self._at_hand[next(iter(self._at_hand))]
+        self._at_hand[split] = batches
+        return batches[0]
+
+    def _next_kept(self, error: BusError, offset: int, end: int) -> int:
+        """The offset to go on at after ``offset`` could not be read. Errors that may pass are raised again."""
+        if isinstance(error, NotFoundError):
+            return end
+        if isinstance(error, OffsetOutOfRangeError):
+            begin = int(error.details["begin"])
+            return min(begin, end) if begin > offset else end
+        if not isinstance(error, CorruptLogError) or "offset" not in error.details:
+            raise error
+        if error.message not in self._damaged:
+            self._damaged.add(error.message)
+            _log.error("%s There is no history of its events.", error.message)
+        return offset + 1
+
+
+def _ids(offset: int, first: int, count: int, step: int = 1) -> list[str]:
+    """The history ids of ``count`` events from place ``first`` of the record at ``offset`` on; ``step`` tells its rows apart."""
+    made: list[str] = []
+    while len(made) < count:
+        high, low = divmod(first + len(made), len(_DIGITS))
+        start = f"hist_{offset:014d}{step}{high:06d}"
+        made += [start + digits for digits in _DIGITS[low : low + count - len(made)]]
+    return made
+
+
+def _why_dead(batch: RecordBatch) -> list[dict[str, Any]]:
+    """What each dead letter tells of its death."""
+    told = [metadata.get("dead_letter") if isinstance(metadata, dict) else None for metadata in batch.column("metadata")]
+    return [why if isinstance(why, dict) else {} for why in told]
 
 
 def _values(batch: RecordBatch, name: str) -> Any:
-    """A column for ``_Columns.extend``: one value where all are the same."""
+    """A column for ``Columns.extend``: one value where all are the same."""
     same, value = batch.constant(name)
     return value if same else list(batch.column(name))
 
 
 def _json(value: object) -> str | None:
-    return None if value is None else msgspec.json.encode(value).decode()
+    return None if value is None else msgspec.json.encode(value, enc_hook=str).decode()
 
 
 def _neighbours(offsets: Sequence[int]) -> Iterator[tuple[int, int]]:

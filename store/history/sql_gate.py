@@ -8,6 +8,7 @@ from typing import Any, Final
 import duckdb
 
 from event_streaming_bus.errors import QueryError
+from event_streaming_bus.store.history.database import SQL, told
 
 TABLES: Final = ("events", "processing_history", "dead_letters", "processor_runs", "late_events")
 _READING: Final = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
@@ -19,7 +20,7 @@ def check_statement(sql: str) -> None:
     try:
         statements = duckdb.extract_statements(sql)
     except duckdb.Error as error:
-        raise QueryError(str(error)) from error
+        raise QueryError(told(error)) from error
     if len(statements) != 1:
         raise QueryError(f"expected one SQL statement, got {len(statements)}")
     if statements[0].type not in _READING:
@@ -33,18 +34,28 @@ def tenant_schema(tenant_id: str) -> str:
 
 def check_tenant_tables(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
     """Raise ``QueryError`` unless ``sql`` names nothing but the documented tables, its own WITH tables and a few harmless
-    table functions. Names with a schema or database in front would reach around the tenant's views, so none is allowed."""
+    table functions.
+
+    What could reach around the tenant's views is refused: names with a schema or database in front; and WITH tables named like
+    a table of DuckDB's or the bus's own, for outside of its WITH such a name means that table.
+    """
     row = connection.execute("SELECT json_serialize_sql(?)", [sql]).fetchone()
-    tree = json.loads(row[0]) if row else {"error": True}
+    try:
+        tree = json.loads(row[0]) if row else {"error": True}
+    except RecursionError:
+        raise QueryError("the statement is nested too deeply") from None
     if tree.get("error"):
         raise QueryError(str(tree.get("error_message") or "this statement is not allowed here; use SELECT"))
-    own = {entry["key"] for node in _nodes(tree) for entry in (node.get("cte_map") or {}).get("map", [])}
+    own = {entry["key"].lower() for node in _nodes(tree) for entry in (node.get("cte_map") or {}).get("map", [])} - {*TABLES}
+    taken = own & {name for (name,) in connection.execute(SQL["select_taken_names"]).fetchall()}
+    if taken:
+        raise QueryError(f"WITH {min(taken)}: this name is taken; choose another")
     for node in _nodes(tree):
         kind = node.get("type")
         if kind == "BASE_TABLE":
             if node.get("schema_name") or node.get("catalog_name"):
                 raise QueryError(f"{node.get('table_name')}: name tables without a schema; there is {', '.join(TABLES)}")
-            if node.get("table_name", "").lower() not in {*TABLES, *(name.lower() for name in own)}:
+            if node.get("table_name", "").lower() not in {*TABLES, *own}:
                 raise QueryError(f"there is no table {node.get('table_name')}; there is {', '.join(TABLES)}")
         elif kind == "TABLE_FUNCTION":
             name = str(node.get("function", {}).get("function_name", "")).lower()

@@ -1,4 +1,4 @@
-"""Flows through the durable embedded log, and the history that goes with them, beside a plain loop over the same payloads."""
+"""Flows through the durable embedded log beside a plain loop over the same payloads."""
 
 import tempfile
 import time
@@ -18,8 +18,7 @@ from event_streaming_bus.flows.deploy import deploy
 from event_streaming_bus.flows.plan import Plan
 from event_streaming_bus.flows.runner import current_ends
 from event_streaming_bus.flows.spec import parse_flow
-from event_streaming_bus.models import Event, EventConfig
-from event_streaming_bus.store.history import History
+from event_streaming_bus.models import Event
 from event_streaming_bus.store.log.base import Append
 from event_streaming_bus.testing import read_all
 
@@ -89,25 +88,8 @@ def summed() -> float:
     return _run(names | {"processing_logic": logic, "window_config": window}, 2 * _KEYS)
 
 
-def history() -> float:
-    """Rows per second that the history writer makes and loads."""
-    with tempfile.TemporaryDirectory() as folder, open_bus(folder) as bus:
-        bus.create_stream("s")
-        rows = [{"k": f"k{i % _KEYS}", "total": i % 997} for i in range(1000)]
-        for _ in range(50):
-            bus.publishing.submit(EventConfig(event_type="order"), rows, stream_id="s").result()
-        loader = History(bus.storage)
-        started_s = time.perf_counter()
-        count = loader.catch_up()
-        rate = count / (time.perf_counter() - started_s)
-        assert count == 2 * 50 * 1000
-        loader.close()
-        return rate
-
-
 FIGURES: Final = [
     Figure("plain loop: decode and sum", "events/s", plain_loop),
     Figure("flow: log -> FILTER -> log", "events/s", filtered, None, "plain loop: decode and sum"),
     Figure("flow: log -> tumbling sum -> log", "events/s", summed, 300_000, "plain loop: decode and sum"),
-    Figure("history: rows loaded", "rows/s", history, None, None),
 ]

@@ -10,12 +10,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bench_flows
+import bench_history
 import bench_log
-from harness import Result, measure
+from harness import Figure, Result, measure
 
 from event_streaming_bus.cli.tables import print_table
 
-FIGURES = [*bench_log.FIGURES, *bench_flows.FIGURES]
+HISTORY = Figure("history: rows loaded with steps", "rows/s", bench_history.history_load, 200_000)
+FIGURES = [*bench_log.FIGURES, *bench_flows.FIGURES, HISTORY]
 
 
 def main() -> int:
