@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 an error (told on stderr in one message), 2 wrong usage, 3
 130 interrupted.
 """
 
+import os
 import sys
 from importlib import import_module
 from typing import Any, Final
@@ -11,6 +12,7 @@ from typing import Any, Final
 import click
 
 from event_streaming_bus.errors import BusError
+from event_streaming_bus.models import DEFAULT_TENANT
 
 EXIT_ERROR: Final = 1
 EXIT_SKIPPED: Final = 3
@@ -25,7 +27,12 @@ _COMMANDS: Final = {
     "serve": ("event_streaming_bus.cli.serve", "Serve the REST API and run processors."),
     "sql": ("event_streaming_bus.cli.sql", "Ask the history a question in SQL."),
     "stream": ("event_streaming_bus.cli.streams", "Make, list, describe and drop streams."),
+    "version": ("event_streaming_bus.cli.version", "Tell the version."),
 }
+
+
+class ReaderGoneError(Exception):
+    """Whoever read our output has closed it, as `head` does; that is no failure."""
 
 
 class _Commands(click.Group):
@@ -42,13 +49,22 @@ class _Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, told) for name, (_, told) in _COMMANDS.items()])
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise ReaderGoneError from None  # click would end with exit code 1
+        return result
+
 
 class Settings:
     """What the options for all commands say."""
 
-    def __init__(self, data: str | None, tenant: str) -> None:
+    def __init__(self, data: str | None, tenant: str | None) -> None:
         self.data = data
-        self.tenant = tenant
+        self.tenant = tenant or DEFAULT_TENANT
+        self.tenant_given = tenant
 
     def open(self) -> Any:
         """The storage of the data folder."""
@@ -59,12 +75,22 @@ class Settings:
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--data", metavar="FOLDER", envvar="ESB_DATA", help="The data folder.  [default: ./esb-data]")
-@click.option("--tenant", default="default", show_default=True, help="The tenant whose streams are meant.")
+@click.option("--tenant", help="The tenant whose streams are meant.  [default: default; `sql`: all tenants]")
 @click.version_option(package_name="event-streaming-bus", prog_name="esb")
 @click.pass_context
-def cli(ctx: click.Context, data: str | None, tenant: str) -> None:
+def cli(ctx: click.Context, data: str | None, tenant: str | None) -> None:
     """Publish events to streams, run flows over them, and question their history with SQL."""
     ctx.obj = Settings(data, tenant)
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Go on if ``yes``, or if the person at the terminal agrees; without a terminal there is nobody to ask."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{question} Add --yes to say so.")
+    if not click.confirm(question, err=True):
+        raise BusError("nothing was changed")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -80,4 +106,8 @@ def main(arguments: list[str] | None = None) -> None:
     except BusError as error:
         click.echo(f"esb: {error.message}", err=True)
         code = EXIT_ERROR
+    except ReaderGoneError:
+        # What is still buffered has nowhere to go; Python must not complain of it when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
     sys.exit(code if isinstance(code, int) else 0)

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-_PLAIN_EVERY_S: Final = 2.0
+_PLAIN_EVERY_S: Final = 1.0
 
 
 class Bar:
@@ -21,34 +21,31 @@ class Bar:
         self._bar = bar
         self._task = task
         self._told_at_s = time.monotonic()
-        self._last = ""
 
     def update(self, done: float, total: float | None, text: str) -> None:
-        """Show how much of how much is done, and some words on it."""
+        """Show how much of how much is done, and some words on it. A task that is soon done tells nothing in a pipe."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=total, words=text)
             return
-        share = f"{100 * done / total:3.0f}%  " if total else ""
-        self._last = f"{self._title}: {share}{text}"
-        if time.monotonic() - self._told_at_s >= _PLAIN_EVERY_S:
-            self.flush()
+        now_s = time.monotonic()
+        if now_s - self._told_at_s >= _PLAIN_EVERY_S:
+            share = f"{100 * done / total:3.0f}%  " if total else ""
+            click.echo(f"{self._title}: {share}{text}", err=True)
+            self._told_at_s = now_s
 
-    def flush(self) -> None:
-        """Tell the latest state, if it has not been told."""
-        if self._bar is None and self._last:
-            click.echo(self._last, err=True)
-            self._told_at_s, self._last = time.monotonic(), ""
+    def tell(self, message: str) -> None:
+        """A line of its own on stderr, which does not disturb the bar."""
+        if self._bar is not None:
+            self._bar.console.print(message, markup=False, highlight=False)
+        else:
+            click.echo(message, err=True)
 
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Bar]:
     """A bar with a title, gone from the terminal when it is done."""
     if not sys.stderr.isatty():
-        bar = Bar(title, None, None)
-        try:
-            yield bar
-        finally:
-            bar.flush()
+        yield Bar(title, None, None)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"))
     with Progress(

@@ -1,18 +1,22 @@
 """``esb read``: events of a stream, one line each."""
 
 import heapq
+import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import click
 import msgspec
 
 from event_streaming_bus.cli.main import Settings
-from event_streaming_bus.errors import InvalidInputError
+from event_streaming_bus.cli.tables import printable
+from event_streaming_bus.errors import OffsetOutOfRangeError
 from event_streaming_bus.models import Event, Position, Split, StreamInfo, rfc3339
 from event_streaming_bus.store.log.base import EventLog
 from event_streaming_bus.store.log.record_batch import RecordBatch
 from event_streaming_bus.store.storage import Storage
+
+_WAIT_S: Final = 1.0
 
 
 @click.command()
@@ -30,19 +34,24 @@ def read(
     storage: Storage = settings.open()
     info = storage.log.find_stream(settings.tenant, stream)
     if partition is not None and partition >= info.config.partitions:
-        raise InvalidInputError(f"--partition: {stream} has the partitions 0 to {info.config.partitions - 1}")
+        raise click.BadParameter(f"{info.name} has the partitions 0 to {info.config.partitions - 1}", param_hint="--partition")
     splits = [s for s in info.splits() if partition is None or s.partition == partition]
     positions = _positions(storage.log, info, splits, start)
     left = limit if limit is not None else -1
     while left != 0:
-        for event, position in _merged(storage.log, positions):
-            click.echo(to_json(event, info, position) if as_json else _line(event, position))
-            left -= 1
-            if left == 0:
-                return
+        try:
+            for event, position in _merged(storage.log, positions):
+                sys.stdout.write((to_json(event, info, position) if as_json else _line(event, position)) + "\n")
+                left -= 1
+                if left == 0:
+                    return
+        except OffsetOutOfRangeError:
+            _skip_dropped(storage.log, info, positions)
+            continue
         if not follow:
             return
-        storage.log.wait(positions, 1.0)
+        sys.stdout.flush()
+        storage.log.wait(positions, _WAIT_S)
 
 
 def _positions(log: EventLog, info: StreamInfo, splits: list[Split], start: str) -> dict[Split, int]:
@@ -52,8 +61,18 @@ def _positions(log: EventLog, info: StreamInfo, splits: list[Split], start: str)
     if start == "end":
         return {s: ends[s] for s in splits}
     if not start.isdigit():
-        raise InvalidInputError(f"--from: expected beginning, end or an offset, got {start!r}")
+        raise click.BadParameter(f"expected beginning, end or an offset, got {start!r}", param_hint="--from")
     return {s: min(max(int(start), begins[s]), ends[s]) for s in splits}
+
+
+def _skip_dropped(log: EventLog, info: StreamInfo, positions: dict[Split, int]) -> None:
+    """Move on to the oldest events that are kept: retention may drop events faster than a slow reader takes them."""
+    dropped = 0
+    for split, begin in log.begin_offsets(info.stream_id).items():
+        if split in positions and positions[split] < begin:
+            dropped += begin - positions[split]
+            positions[split] = begin
+    click.echo(f"esb: {dropped:,} events were dropped by retention before they were read", err=True)
 
 
 def _merged(log: EventLog, positions: dict[Split, int]) -> Iterator[tuple[Event, Position]]:
@@ -92,6 +111,5 @@ def to_json(event: Event, info: StreamInfo, position: Position) -> str:
 
 def _line(event: Event, position: Position) -> str:
     place = f"{position.split.partition}/{position.offset}"
-    return "  ".join(
-        [rfc3339(event.timestamp_ms), f"{place:>9}", event.event_type, event.key or "-", event.data.decode("utf-8", "replace")]
-    )
+    payload = event.data.decode("utf-8", "replace")
+    return printable(f"{rfc3339(event.timestamp_ms)}  {place:>9}  {event.event_type}  {event.key or '-'}  {payload}")

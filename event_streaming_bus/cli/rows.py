@@ -1,11 +1,14 @@
 """Files of rows: NDJSON, CSV and Parquet, read piece by piece, so that memory does not grow with the file.
 
-A CSV column gets one type from all of its values: integers, numbers, true and false, or text. Empty and ``NA`` are null. A
-column of digits with leading zeros is a column of integers; publish NDJSON to keep such text.
+A CSV column gets one type from all of its values, so that a late value changes no earlier one: whole numbers, numbers (both as
+JSON writes them), true and false, or else text. Empty and ``NA`` are null. Text stays text where a number would lose
+something of it: leading zeros (``007``), and whole numbers beyond 64 bits.
 """
 
 import gzip
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date, datetime
@@ -17,128 +20,217 @@ import msgspec
 from event_streaming_bus.errors import InvalidInputError
 
 FORMATS: Final = ("ndjson", "csv", "parquet")
-_SUFFIXES: Final = {".ndjson": "ndjson", ".jsonl": "ndjson", ".json": "ndjson", ".csv": "csv", ".parquet": "parquet"}
 NULLS: Final = ("", "NA")
+_SUFFIXES: Final = {".ndjson": "ndjson", ".jsonl": "ndjson", ".json": "ndjson", ".csv": "csv", ".parquet": "parquet"}
+_MAX_LINE_BYTES: Final = 64 << 20
+_MAX_RAGGED: Final = 10_000
+_INTEGER: Final = r"^-?(0|[1-9][0-9]*)$"
+_NUMBER: Final = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
+_BOOLEAN: Final = r"^(true|false|TRUE|FALSE|True|False)$"
+_LONG_INTEGER: Final = r"^-?[0-9]{16,}$"
 
 Row = tuple[int, dict[str, Any] | None, str]
-"""``(number of the row or line, from 1; the row, or None; what is wrong with it)``"""
+"""``(number, the row or None, what is wrong with it)``. NDJSON counts lines, CSV and Parquet rows (after the header), from 1."""
 
 
 def format_of(path: str, given: str | None) -> str:
-    """The format of a file: as given, or by its suffix."""
+    """The format of a file: as given, or by its suffix; standard input (``-``) has NDJSON."""
     if given is not None:
         return given
+    if path == "-":
+        return "ndjson"
     suffixes = [suffix.lower() for suffix in Path(path).suffixes if suffix.lower() != ".gz"]
     if suffixes and suffixes[-1] in _SUFFIXES:
         return _SUFFIXES[suffixes[-1]]
     raise InvalidInputError(f"{path}: cannot tell its format; name it with --format {'|'.join(FORMATS)}")
 
 
-def read_rows(path: str, form: str) -> Iterator[Row]:
-    """The rows of a file, or of stdin for ``-``. Raises ``InvalidInputError`` for a file that cannot be read at all."""
-    try:
-        if form == "ndjson":
-            yield from _ndjson(path)
-        elif form == "csv":
-            yield from _csv(path)
-        else:
-            yield from _parquet(path)
-    except FileNotFoundError:
-        raise InvalidInputError(f"{path}: there is no such file") from None
-    except (OSError, EOFError) as error:
-        raise InvalidInputError(f"{path}: cannot be read: {error}") from error
+class RowFile:
+    """A file of rows, or standard input for ``-``. ``done`` of ``total`` (bytes or rows) tell how far it has been read."""
+
+    def __init__(self, path: str, form: str) -> None:
+        self.unit = "line" if form == "ndjson" else "row"
+        self.done = 0
+        self.total: int | None = None
+        self._path = path
+        self._form = form
+
+    def rows(self) -> Iterator[Row]:
+        """Every row. Raises ``InvalidInputError`` for a file that cannot be read at all, or not to its end."""
+        import pyarrow as pa
+
+        readers = {"ndjson": self._ndjson, "csv": self._csv, "parquet": self._parquet}
+        try:
+            if self._path == "-" and self._form != "ndjson":
+                with _spooled() as path:
+                    yield from readers[self._form](path)
+            else:
+                yield from readers[self._form](self._path)
+        except FileNotFoundError:
+            raise InvalidInputError(f"{self._path}: there is no such file") from None
+        except (OSError, EOFError) as error:
+            raise InvalidInputError(f"{self._path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        except pa.ArrowException as error:
+            raise InvalidInputError(f"{self._path}: {error}") from error
+
+    def _ndjson(self, path: str) -> Iterator[Row]:
+        decoder = msgspec.json.Decoder(dict[str, Any])
+        with _opened(path) as (file, raw):
+            self.total = _size(path)
+            number = 0
+            while line := file.readline(_MAX_LINE_BYTES):
+                number += 1
+                self.done = _position(raw)
+                if len(line) == _MAX_LINE_BYTES and not line.endswith(b"\n"):
+                    raise InvalidInputError(f"{self._path}, line {number}: longer than {_MAX_LINE_BYTES:,} bytes")
+                if not line.strip():
+                    continue
+                try:
+                    yield number, decoder.decode(line), ""
+                except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                    hint = "; each line must hold one whole object" if number == 1 else ""
+                    yield number, None, f"not a JSON object: {error}{hint}"
+
+    def _csv(self, path: str) -> Iterator[Row]:
+        from pyarrow import csv
+
+        ragged: dict[int, str] = {}
+        convert = csv.ConvertOptions(column_types=csv_types(path, ragged), null_values=list(NULLS), strings_can_be_null=True)
+        with _opened(path) as (file, raw), _csv_reader(file, convert, {}) as reader:
+            self.total = _size(path)
+            number = 0
+            for batch in reader:
+                self.done = _position(raw)
+                for row in batch.to_pylist():
+                    number += 1
+                    while number in ragged:
+                        yield number, None, ragged[number]
+                        number += 1
+                    yield number, row, ""
+            for number in sorted(left for left in ragged if left > number):
+                yield number, None, ragged[number]
+
+    def _parquet(self, path: str) -> Iterator[Row]:
+        from pyarrow import parquet
+
+        with parquet.ParquetFile(path) as file:
+            self.total = file.metadata.num_rows
+            for batch in file.iter_batches(10_000):
+                for row in batch.to_pylist():
+                    self.done += 1
+                    try:
+                        yield self.done, {name: _plain(value) for name, value in row.items()}, ""
+                    except ValueError as error:
+                        yield self.done, None, str(error)
 
 
-@contextmanager
-def _opened(path: str) -> Iterator[IO[bytes]]:
-    if path == "-":
-        yield sys.stdin.buffer
-    elif path.endswith(".gz"):
-        with gzip.open(path, "rb") as file:
-            yield file  # type: ignore[misc]
-    else:
-        with Path(path).open("rb") as file:
-            yield file
+def csv_types(path: str, ragged: dict[int, str] | None = None) -> dict[str, Any]:
+    """The Arrow type of each column of a CSV file, from all of its values, read as text a block at a time.
 
-
-def _ndjson(path: str) -> Iterator[Row]:
-    decoder = msgspec.json.Decoder(dict[str, Any])
-    with _opened(path) as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                yield number, decoder.decode(line), ""
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                yield number, None, f"not a JSON object: {error}"
-
-
-def _csv(path: str) -> Iterator[Row]:
+    Rows with too few or too many values go to ``ragged`` by their number, with the reason; without it they are an error.
+    """
     import pyarrow as pa
     from pyarrow import csv
 
-    if path == "-":
-        raise InvalidInputError("csv from standard input is not possible, for each column is looked at twice; name a file")
-    convert: dict[str, Any] = {"null_values": list(NULLS), "strings_can_be_null": True, "timestamp_parsers": ["-"]}
-    try:
-        types = _csv_types(path)
-        options = csv.ConvertOptions(column_types=types, **convert)
-        with _opened(path) as file, csv.open_csv(file, convert_options=options) as reader:
-            number = 1  # the header is line 1
-            for batch in reader:
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row, ""
-    except pa.ArrowException as error:
-        raise InvalidInputError(f"{path}: {error}") from error
-
-
-def _csv_types(path: str) -> dict[str, Any]:
-    """The type of each column, from all of its values, read as text a block at a time."""
-    import pyarrow as pa
-    from pyarrow import compute, csv
-
-    with _opened(path) as file:
-        names = csv.open_csv(file).schema.names
-    candidates: dict[str, list[Any]] = {name: [pa.int64(), pa.float64(), pa.bool_(), pa.string()] for name in names}
-    options = csv.ConvertOptions(
+    with _opened(path) as (file, _), _csv_reader(file, csv.ConvertOptions(), {}) as reader:
+        names = reader.schema.names
+    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise InvalidInputError(f"{path}: the column {twice[0]!r} is there twice")
+    kinds: dict[str, list[Any]] = {name: [pa.int64(), pa.float64(), pa.bool_()] for name in names}
+    seen: set[str] = set()  # the columns with a value in them; the others stay null whatever their type
+    convert = csv.ConvertOptions(
         column_types=dict.fromkeys(names, pa.string()), null_values=list(NULLS), strings_can_be_null=True
     )
-    with _opened(path) as file, csv.open_csv(file, convert_options=options) as reader:
+    with _opened(path) as (file, _), _csv_reader(file, convert, ragged) as reader:
         for batch in reader:
             for name, column in zip(names, batch.columns, strict=True):
-                while len(candidates[name]) > 1:
-                    try:
-                        if (
-                            candidates[name][0] == pa.bool_()
-                            and not compute.all(compute.is_in(column, pa.array(["true", "false", "TRUE", "FALSE", None]))).as_py()
-                        ):
-                            raise pa.ArrowInvalid
-                        column.cast(candidates[name][0])
-                        break
-                    except pa.ArrowInvalid:
-                        candidates[name].pop(0)
-    return {name: kinds[0] for name, kinds in candidates.items()}
+                if column.null_count < len(column):
+                    seen.add(name)
+                    kinds[name] = [kind for kind in kinds[name] if _fits(column, kind)]
+    return {name: left[0] if left and name in seen else pa.string() for name, left in kinds.items()}
 
 
-def _parquet(path: str) -> Iterator[Row]:
+def _fits(column: Any, kind: Any) -> bool:
+    """Whether each value of a text column is of this kind, without any loss."""
     import pyarrow as pa
-    from pyarrow import parquet
+    from pyarrow import compute
 
+    def each(pattern: str) -> bool:
+        return bool(compute.all(compute.match_substring_regex(column, pattern)).as_py())
+
+    if kind == pa.bool_():
+        return each(_BOOLEAN)
+    if not each(_INTEGER if kind == pa.int64() else _NUMBER):
+        return False
+    if kind == pa.int64():
+        try:
+            column.cast(kind)
+        except pa.ArrowInvalid:  # beyond 64 bits
+            return False
+        return True
+    long = compute.any(compute.match_substring_regex(column, _LONG_INTEGER)).as_py()
+    return not long and bool(compute.all(compute.is_finite(column.cast(kind))).as_py())
+
+
+def _csv_reader(file: IO[bytes], convert: Any, ragged: dict[int, str] | None) -> Any:
+    from pyarrow import csv
+
+    def handle(row: Any) -> str:
+        if ragged is None or len(ragged) >= _MAX_RAGGED:
+            return "error"
+        # Arrow counts the header as a row.
+        ragged[row.number - 1] = f"{row.actual_columns} values, but {row.expected_columns} columns"
+        return "skip"
+
+    return csv.open_csv(
+        file,
+        read_options=csv.ReadOptions(use_threads=False),
+        parse_options=csv.ParseOptions(newlines_in_values=True, invalid_row_handler=handle),
+        convert_options=convert,
+    )
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    """``(the file's contents, the file on disk)``; the two differ where it is compressed."""
     if path == "-":
-        raise InvalidInputError("parquet from standard input is not possible; name a file")
-    try:
-        number = 0
-        for batch in parquet.ParquetFile(path).iter_batches(10_000):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, {name: _plain(value) for name, value in row.items()}, ""
-    except pa.ArrowException as error:
-        raise InvalidInputError(f"{path}: {error}") from error
+        yield sys.stdin.buffer, sys.stdin.buffer
+        return
+    with Path(path).open("rb") as raw:
+        if path.endswith(".gz"):
+            with gzip.open(raw, "rb") as file:
+                yield file, raw  # type: ignore[misc]
+        else:
+            yield raw, raw
+
+
+@contextmanager
+def _spooled() -> Iterator[str]:
+    """Standard input in a temporary file, for formats that are not read from front to back once."""
+    with tempfile.NamedTemporaryFile(prefix="esb-") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+        file.flush()
+        yield file.name
+
+
+def _size(path: str) -> int | None:
+    return None if path == "-" else Path(path).stat().st_size
+
+
+def _position(raw: IO[bytes]) -> int:
+    return raw.tell() if raw.seekable() else 0
 
 
 def _plain(value: Any) -> Any:
-    """Times as RFC 3339 text; what JSON has stays as it is."""
+    """A value as JSON has it: times as RFC 3339 text (UTC if they name no zone); raises ``ValueError`` where there is no way."""
     if isinstance(value, datetime):
         return value.isoformat() + ("" if value.tzinfo else "Z")
-    return value.isoformat() if isinstance(value, date) else value
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        raise ValueError("binary values have no place in JSON")
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    return value

@@ -1,5 +1,7 @@
 """``esb run``: run a flow file."""
 
+import contextlib
+import fcntl
 import shutil
 import signal
 import time
@@ -11,10 +13,10 @@ import click
 import msgspec
 
 from event_streaming_bus import ids
-from event_streaming_bus.cli.main import EXIT_ERROR, EXIT_INTERRUPTED, Settings
+from event_streaming_bus.cli.main import EXIT_ERROR, EXIT_INTERRUPTED, Settings, confirm
 from event_streaming_bus.cli.progress import Bar, progress_bar
 from event_streaming_bus.cli.tables import print_table
-from event_streaming_bus.errors import FlowError
+from event_streaming_bus.errors import FlowError, InUseError
 from event_streaming_bus.flows.deploy import deploy
 from event_streaming_bus.flows.marks import stage_owner, window_owner
 from event_streaming_bus.flows.metrics import ProcessorMetrics, flow_metrics, progress
@@ -164,11 +166,18 @@ def _print_metrics(metrics: list[ProcessorMetrics]) -> None:
 
 def _forget(storage: Storage, plan: Plan, yes: bool) -> None:
     """Forget snapshots and marks, after a warning: what the flow has written before stays, and comes a second time."""
-    if not yes:
-        click.confirm("The flow's output is written again, beside what it has written before. Go on?", abort=True)
-    for stage in plan.stages:
-        storage.log.drop_marks(stage_owner(plan.tenant_id, plan.name, stage.name))
-    for node in plan.nodes():
-        if node.is_aggregate:
-            storage.log.drop_marks(window_owner(plan.tenant_id, plan.name, node.name))
-    shutil.rmtree(recovery_folder(storage, plan), ignore_errors=True)
+    confirm(f"All output of the flow {plan.name} will be written again, beside what it has written before.", yes)
+    folder = recovery_folder(storage, plan)
+    with contextlib.ExitStack() as locks:
+        for path in folder.glob("worker-*.lock"):
+            file = locks.enter_context(path.open("a"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InUseError(f"The flow {plan.name} is running; stop it before it starts from the beginning.") from None
+        for stage in plan.stages:
+            storage.log.drop_marks(stage_owner(plan.tenant_id, plan.name, stage.name))
+        for node in plan.nodes():
+            if node.is_aggregate:
+                storage.log.drop_marks(window_owner(plan.tenant_id, plan.name, node.name))
+        shutil.rmtree(folder, ignore_errors=True)

@@ -5,7 +5,7 @@ from typing import Any
 import click
 import msgspec
 
-from event_streaming_bus.cli.main import Settings
+from event_streaming_bus.cli.main import Settings, confirm
 from event_streaming_bus.cli.tables import print_table
 from event_streaming_bus.models import CompressionType, InvalidEventPolicy, StreamConfig, StreamInfo, rfc3339
 from event_streaming_bus.store.storage import Storage
@@ -101,13 +101,16 @@ def describe(settings: Settings, name: str) -> None:
 
 @stream.command()
 @click.argument("name")
-@click.confirmation_option(prompt="The stream and its events are gone for good. Drop it?")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
-def drop(settings: Settings, name: str) -> None:
+def drop(settings: Settings, name: str, yes: bool) -> None:
     """Remove the stream NAME and its events."""
     storage: Storage = settings.open()
-    storage.log.drop_stream(storage.log.find_stream(settings.tenant, name).stream_id)
-    click.echo(f"{name} is gone")
+    info = storage.log.find_stream(settings.tenant, name)
+    events = _describe(storage, info)["events"]
+    confirm(f"The stream {info.name} and its {events:,} events will be gone for good.", yes)
+    storage.log.drop_stream(info.stream_id)
+    click.echo(f"{info.name} and its {events:,} events are gone")
 
 
 def _describe(storage: Storage, info: StreamInfo) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def test_standard_input_csv_gzip_and_parquet_are_read(esb: Esb, tmp_path: Path) 
         ('{"a": 1}\n{"a": \n', (), "rows.ndjson, line 2: not a JSON object"),
         ('{"a": 1}\n[1]\n', (), "rows.ndjson, line 2: not a JSON object"),
         ('{"a": "k"}\n{"b": 1}\n', ("--key", "a"), "line 2: no key: the field a is missing"),
-        ('{"a": 5}\n{"a": "soon"}\n', ("--time", "a"), "line 2: timestamp: 'soon' is no time"),
+        ('{"a": 5}\n{"a": "soon"}\n', ("--time", "a"), "line 2: a: 'soon' is no time"),
     ],
 )
 def test_a_bad_row_is_named_and_what_came_before_is_kept(
@@ -122,8 +122,8 @@ def test_a_bad_row_is_named_and_what_came_before_is_kept(
         (("publish", "oders", "x.ndjson"), 1, "Did you mean 'orders'"),
         (("publish", "orders", "none.ndjson"), 1, "none.ndjson: there is no such file"),
         (("publish", "orders", "rows.txt"), 1, "--format ndjson|csv|parquet"),
-        (("read", "orders", "--from", "middle"), 1, "expected beginning, end or an offset"),
-        (("read", "orders", "--partition", "5"), 1, "the partitions 0 to 0"),
+        (("read", "orders", "--from", "middle"), 2, "expected beginning, end or an offset"),
+        (("read", "orders", "--partition", "5"), 2, "the partitions 0 to 0"),
         (("run", "none.yaml"), 1, "there is no such file"),
         (("run", "bad.yaml"), 1, "bad.yaml:3: processors[0].procesor_name: unknown key"),
         (("stream", "create", "a b"), 1, "stream name"),
@@ -216,7 +216,7 @@ def test_output_into_a_closed_pipe_ends_quietly(esb: Esb, tmp_path: Path) -> Non
     reading.stdout.close()
     assert reading.stderr.read() == b""
     reading.stderr.close()
-    assert reading.wait(timeout=30) in (0, 1)
+    assert reading.wait(timeout=30) == 0
 
 
 def test_a_plain_command_loads_no_heavy_parts(tmp_path: Path) -> None:
