@@ -52,7 +52,7 @@ class Database:
         self._local = threading.local()
         self._lock = threading.Lock()
         self._writing = threading.Lock()  # flock is per open file: the threads of this process need a lock of their own
-        self._connections: list[sqlite3.Connection] = []
+        self._connections: list[tuple[threading.Thread | None, sqlite3.Connection]] = []
         self._closed = False
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,15 +100,19 @@ class Database:
                 path=str(self.path),
             )
 
-    def connect(self) -> sqlite3.Connection:
-        """A new connection in autocommit mode; ``close`` closes it with the rest."""
+    def connect(self, owner: threading.Thread | None = None) -> sqlite3.Connection:
+        """A new connection in autocommit mode; ``close`` closes it with the rest, or sooner if its owner has ended."""
         if self._closed:
             raise ClosedError
         connection = sqlite3.connect(
             self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256
         )
         with self._lock:
-            self._connections.append(connection)
+            ended = [entry for entry in self._connections if entry[0] is not None and not entry[0].is_alive()]
+            for entry in ended:  # threads come and go; their connections must not pile up
+                self._connections.remove(entry)
+                entry[1].close()
+            self._connections.append((owner, connection))
         connection.execute(f"PRAGMA synchronous={self._synchronous}")
         connection.execute("PRAGMA wal_autocheckpoint=2000")
         connection.execute("PRAGMA cache_size=-16384")
@@ -118,7 +122,7 @@ class Database:
         """This thread's connection."""
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None or self._closed:
-            connection = self._local.connection = self.connect()
+            connection = self._local.connection = self.connect(threading.current_thread())
         return connection
 
     @contextmanager
@@ -151,7 +155,7 @@ class Database:
             return
         self._closed = True
         with self._lock:
-            for connection in self._connections:
+            for _, connection in self._connections:
                 connection.close()
             self._connections.clear()
         os.close(self._lock_fd)

@@ -75,7 +75,7 @@ class AppendResult:
 
 Journal: TypeAlias = Callable[[Sequence[AppendResult]], Append | None]
 """Called inside the transaction, once the positions are known: what it returns is appended in the same transaction. It must
-be quick, must not call the log, and must not raise."""
+be quick, must not call the log, and must not raise. Where a transaction has to be written again it is called again."""
 
 
 class EventLog(Protocol):
@@ -87,7 +87,8 @@ class EventLog(Protocol):
     """
 
     def create_stream(self, config: StreamConfig, stream_id: str | None = None) -> StreamInfo:
-        """Make a stream. Making it again with the same settings returns it; with others, ``AlreadyExistsError``.
+        """Make a stream. Making it again with the same settings returns it; with others, ``AlreadyExistsError``,
+        as for a ``stream_id`` that another stream has.
 
         Names are unique per tenant: 1 to 200 letters, digits, ``.``, ``_`` or ``-``. Internal streams start with ``_``.
         """
@@ -111,7 +112,8 @@ class EventLog(Protocol):
         """Append to one or several streams and set marks, in one transaction. Returns when it is on disk.
 
         An event whose id the tenant has used before (as far as retention goes back, in any stream) is not appended;
-        its receipt is the first one. Raises ``FencedError``, ``StreamNotFoundError``, ``DiskFullError``.
+        its receipt is the first one. Raises ``FencedError``, ``StreamNotFoundError``, ``DiskFullError``, and
+        ``InvalidInputError`` for an event that cannot be written.
         """
         ...
 

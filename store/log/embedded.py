@@ -18,8 +18,10 @@ from event_streaming_bus.errors import (
     BusError,
     ClosedError,
     CorruptLogError,
+    FencedError,
     InvalidInputError,
     OffsetOutOfRangeError,
+    StorageError,
     StreamNotFoundError,
 )
 from event_streaming_bus.models import LANES, MAX_PARTITIONS, Receipt, Split, StreamConfig, StreamInfo
@@ -61,6 +63,9 @@ class EmbeddedLog:
     def create_stream(self, config: StreamConfig, stream_id: str | None = None) -> StreamInfo:
         _check_config(config)
         with self._db.transaction(f"creating stream {config.name}") as db:
+            taken = db.execute(SQL["select_stream_by_id"], (stream_id,)).fetchone()
+            if taken is not None and (_info(taken).tenant_id, _info(taken).name) != (config.tenant_id, config.name):
+                raise AlreadyExistsError(f"the stream id {stream_id} is taken by another stream")
             row = db.execute(SQL["select_stream_by_name"], {"tenant_id": config.tenant_id, "reference": config.name}).fetchone()
             if row is not None:
                 there = self._place_of(row, db).info
@@ -157,19 +162,21 @@ class EmbeddedLog:
         return request.future
 
     def _commit(self, requests: list[Request]) -> None:
-        """Write all requests in one transaction; where one of them spoils it, write them one by one."""
+        """Write all requests in one transaction; where one of them spoils it, halve them until it is alone."""
         try:
             outcomes = self._write(requests)
         except BaseException as error:
-            if len(requests) > 1 and not isinstance(error, BusError):
-                for request in requests:
-                    self._commit([request])
+            hits_all = isinstance(error, StorageError) and not isinstance(error, CorruptLogError)
+            if len(requests) > 1 and not hits_all:
+                half = len(requests) // 2
+                self._commit(requests[:half])
+                self._commit(requests[half:])
                 return
             for request in requests:
                 request.future.set_exception(error)
             return
         for request, outcome in zip(requests, outcomes, strict=True):
-            if isinstance(outcome, BusError):
+            if isinstance(outcome, FencedError):
                 request.future.set_exception(outcome)
             else:
                 request.future.set_result(outcome)
@@ -177,14 +184,14 @@ class EmbeddedLog:
             self._appended.notify_all()
         self._retain_now_and_then()
 
-    def _write(self, requests: list[Request]) -> list[list[AppendResult] | BusError]:
+    def _write(self, requests: list[Request]) -> list[list[AppendResult] | FencedError]:
         with self._db.transaction("appending") as db:
             transaction = Transaction(db)
-            outcomes: list[list[AppendResult] | BusError] = []
+            outcomes: list[list[AppendResult] | FencedError] = []
             for request in requests:
                 try:
                     outcomes.append(transaction.add(request, self._place))
-                except BusError as error:
+                except FencedError as error:  # raised before anything of the request is added; other errors undo all
                     outcomes.append(error)
             transaction.flush()
         return outcomes
@@ -194,38 +201,64 @@ class EmbeddedLog:
     def read(self, split: Split, offset: int, max_bytes: int = 1 << 20) -> list[RecordBatch]:
         split_no = self._split_no(split)
         batches: list[RecordBatch] = []
-        size = 0
+        size, next_offset = 0, max(offset, 0)
         with storage_errors(self.path, f"reading {split}"):
             db = self._db.connection()
-            cursor = db.execute(SQL["select_batches"], {"split_no": split_no, "offset": offset})
+            db.execute("BEGIN")  # one snapshot of the batches and of where the split begins and ends
             try:
-                for row in cursor:
+                for row in db.execute(SQL["select_batches"], {"split_no": split_no, "offset": offset}):
+                    base_offset, count, *_, body, _ = row
+                    if base_offset + count <= next_offset:
+                        continue  # the batch in front of the offset ends before it
+                    if base_offset > next_offset or (batches and size + len(body) > max_bytes):
+                        break
                     try:
-                        batch = verified(split, row)
+                        batches.append(verified(split, row))
                     except CorruptLogError:
                         if batches:
                             break  # what lies before the damage is given out first
                         raise
-                    if batch.end_offset <= offset:
-                        break  # the newest batch ends before the offset
-                    if batches and size + batch.stored_bytes > max_bytes:
-                        break
-                    size += batch.stored_bytes
-                    batches.append(batch)
+                    size += len(body)
+                    next_offset = base_offset + count
+                if not batches or offset < 0:
+                    self._check_offset(split, offset, *self._bounds(db, split, split_no))
             finally:
-                cursor.close()
-            if not batches or batches[0].offset > offset or offset < 0:
-                begin, end = db.execute(SQL["select_split"], (split_no,)).fetchone()
-                if offset < begin or offset > end:
-                    raise OffsetOutOfRangeError(
-                        f"{split} holds the offsets {begin} to {end - 1}; {offset} is "
-                        + ("no longer kept: retention has dropped it." if 0 <= offset < begin else "outside of them."),
-                        begin=begin,
-                        end=end,
-                    )
+                db.execute("COMMIT")
         if batches and batches[0].offset < offset:
             batches[0] = batches[0].slice(offset, batches[0].end_offset)
         return batches
+
+    def _check_offset(self, split: Split, offset: int, begin: int, end: int) -> None:
+        """Raise unless ``offset``, at which there is no batch, is the end of the split."""
+        if not begin <= offset <= end:
+            raise OffsetOutOfRangeError(
+                f"{split} holds the offsets {begin} to {end - 1}; {offset} is "
+                + ("no longer kept: retention has dropped it." if 0 <= offset < begin else "outside of them."),
+                begin=begin,
+                end=end,
+            )
+        if offset < end:
+            raise CorruptLogError(
+                f"The record batch with the offset {offset} of stream {split.stream_id}, partition {split.partition}, lane "
+                f"{split.lane.value} is missing. Events outside of it can be read; restore it from a backup.",
+                stream_id=split.stream_id,
+                partition=split.partition,
+                lane=split.lane.value,
+                offset=offset,
+            )
+
+    def _bounds(self, db: sqlite3.Connection, split: Split, split_no: int) -> tuple[int, int]:
+        """Where the split begins and ends."""
+        row = db.execute(SQL["select_split"], (split_no,)).fetchone()
+        if row is None:
+            raise self._dropped(split.stream_id)
+        begin, end = row
+        return begin, end
+
+    def _dropped(self, stream_id: str) -> StreamNotFoundError:
+        """The error for a stream that another process has dropped since this one looked it up."""
+        self._places.pop(stream_id, None)
+        return StreamNotFoundError(f"There is no stream with the id '{stream_id}'.", stream=stream_id)
 
     def _split_no(self, split: Split) -> int:
         split_no = self._place(split.stream_id).split_nos.get((split.partition, split.lane))
@@ -252,6 +285,8 @@ class EmbeddedLog:
         place = self._place(stream_id)
         with storage_errors(self.path, f"reading the offsets of {place.info.name}"):
             rows = self._db.connection().execute(SQL["select_splits"], (place.stream_no,)).fetchall()
+        if not rows:
+            raise self._dropped(stream_id)
         return [(Split(stream_id, LANES[lane], partition), begin, end, size) for _, partition, lane, begin, end, size in rows]
 
     def offset_for_time(self, split: Split, time_ms: int) -> int:
@@ -260,7 +295,7 @@ class EmbeddedLog:
             db = self._db.connection()
             (offset,) = db.execute(SQL["select_offset_for_time"], (split_no, time_ms)).fetchone()
             if offset is None:
-                _, offset = db.execute(SQL["select_split"], (split_no,)).fetchone()
+                _, offset = self._bounds(db, split, split_no)
         return int(offset)
 
     # --- positions ----------------------------------------------------------------------------------------------------
@@ -268,6 +303,8 @@ class EmbeddedLog:
     def commit(self, group: str, offsets: Mapping[Split, int]) -> None:
         rows = [(group, self._split_no(split), offset) for split, offset in offsets.items()]
         with self._db.transaction(f"committing offsets of {group}") as db:
+            for split, (_, split_no, _) in zip(offsets, rows, strict=True):
+                self._bounds(db, split, split_no)  # raises if another process has dropped the stream
             db.executemany(SQL["upsert_group_offset"], rows)
 
     def committed(self, group: str) -> dict[Split, int]:
@@ -294,6 +331,8 @@ class EmbeddedLog:
 
     def wait(self, positions: Mapping[Split, int], timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
+        for split in positions:
+            self._split_no(split)  # raises if there is no such split
         streams = {split.stream_id for split in positions}
         seen = None
         while True:

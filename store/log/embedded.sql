@@ -104,7 +104,7 @@ SELECT split_no, base_offset, count, codec, min_timestamp_ms, max_timestamp_ms, 
 FROM batches WHERE batch_no = ?;
 
 -- name: select_batches_by_id
-SELECT batch_no FROM batches WHERE id_max >= ? AND id_min <= ?;
+SELECT batch_no, id_min, id_max FROM batches WHERE id_max >= ? AND id_min <= ?;
 
 -- name: select_split_place
 SELECT s.stream_id, s.tenant_id, p.lane, p.partition FROM splits p JOIN streams s USING (stream_no) WHERE p.split_no = ?;
@@ -121,7 +121,7 @@ WHERE p.stream_no = ? ORDER BY b.batch_no LIMIT ?;
 DELETE FROM batches WHERE batch_no = ?;
 
 -- name: insert_event_id
-INSERT INTO event_ids (hash, batch_no) VALUES (?, ?);
+INSERT OR IGNORE INTO event_ids (hash, batch_no) VALUES (?, ?);
 
 -- name: delete_event_id
 DELETE FROM event_ids WHERE hash = ? AND batch_no = ?;

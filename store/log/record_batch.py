@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 import xxhash
 
-from event_streaming_bus.errors import CorruptLogError
+from event_streaming_bus.errors import CorruptLogError, InvalidInputError
 from event_streaming_bus.models import (
     LANES,
     CompressionType,
@@ -50,18 +50,36 @@ _PLACE: Final = struct.Struct("<16sBIqIqqq")
 
 
 def encode_columns(events: Sequence[Event]) -> bytes:
-    """The events as columns, not yet compressed. Raises ``TypeError`` for metadata that msgpack cannot hold."""
+    """The events as columns, not yet compressed. ``InvalidInputError`` names an event that msgpack cannot hold."""
+    try:
+        return _encoder.encode(_columns(events))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        for event in events if len(events) > 1 else ():
+            encode_columns([event])
+        raise InvalidInputError(
+            f"The event {events[0].event_id!r} cannot be stored: {error}. Metadata may hold what JSON holds, with integers of at "
+            "most 64 bits; all text must be Unicode.",
+            event_id=events[0].event_id,
+        ) from error
+
+
+def _columns(events: Sequence[Event]) -> list[Any]:
     columns: list[Any] = [FORMAT_VERSION, len(events)]
     for name, values in zip(_FIELDS, zip(*map(_row, events), strict=True), strict=True):
         if name == "data":
             columns.append(_pack_payloads(values))
         elif name == "timestamp_ms":
             columns.append(_pack_integers("q", values))
-        elif values.count(values[0]) == len(values):
+        elif values.count(values[0]) == len(values) and (name != "metadata" or values[0] is None or _same(values)):
             columns.append(values[:1])
         else:
             columns.append(values)
-    return _encoder.encode(columns)
+    return columns
+
+
+def _same(values: Sequence[Any]) -> bool:
+    """Whether equal values are the same when written: ``1``, ``1.0`` and ``True`` are equal, but not the same."""
+    return all(value is values[0] for value in values) or len(set(map(_encoder.encode, values))) == 1
 
 
 def _pack_integers(code: str, values: Iterable[int]) -> bytes:
@@ -231,7 +249,7 @@ class RecordBatch:
         return True, values[0] if as_enum is None or values[0] is None else as_enum(values[0])
 
     def events(self) -> list[Event]:
-        """The events, in offset order."""
+        """The events, in offset order. Equal metadata may be one and the same object: do not change it."""
         columns: list[Iterable[Any]] = []
         for name in _FIELDS:
             same, value = self.constant(name)

@@ -3,9 +3,9 @@
 import json
 import sqlite3
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from itertools import chain
 from operator import attrgetter
 from typing import Final
 
@@ -13,7 +13,7 @@ import msgspec
 import xxhash
 
 from event_streaming_bus import ids
-from event_streaming_bus.errors import FencedError, StreamNotFoundError
+from event_streaming_bus.errors import FencedError, InvalidInputError, StreamNotFoundError
 from event_streaming_bus.models import (
     LANES,
     CompressionType,
@@ -43,13 +43,20 @@ _ID_LENGTH: Final = len(ids.EVENT) + 26
 
 def partition_of(key: str, partitions: int) -> int:
     """The partition of ``key``: XXH3 (64 bits) of its UTF-8, modulo the number of partitions."""
-    return xxhash.xxh3_64_intdigest(key.encode()) % partitions
+    return _hash(key) % partitions
 
 
 def id_hash(tenant_id: str, event_id: str) -> int:
     """What an event id is indexed by: XXH3 (64 bits) as a signed integer. Equal hashes are told apart by looking."""
-    digest = xxhash.xxh3_64_intdigest(f"{tenant_id}\0{event_id}".encode())
+    digest = _hash(f"{tenant_id}\0{event_id}")
     return digest - (1 << 64) if digest >> 63 else digest
+
+
+def _hash(text: str) -> int:
+    try:
+        return xxhash.xxh3_64_intdigest(text.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(f"{text!r} cannot be written as UTF-8: {error}") from error
 
 
 class StreamPlace(msgspec.Struct, frozen=True):
@@ -122,10 +129,14 @@ class Transaction:
         self._db = connection
         self._tails: dict[int, _Tail] = {}
         self._seen: dict[tuple[str, str], Receipt] = {}
+        self._unseen: list[tuple[str, AppendResult]] = []  # appends of new ids, not yet in _seen, by tenant
         self._now_ms = time.time_ns() // 1_000_000
 
     def add(self, request: Request, journal_place: Callable[[str], StreamPlace]) -> list[AppendResult]:
-        """Check the request's marks, then give its events their positions. ``FencedError`` leaves the rest untouched."""
+        """Check the request's marks, then give its events their positions.
+
+        ``FencedError`` leaves the rest untouched; after any other error the transaction must be given up.
+        """
         for mark in request.marks:
             row = self._db.execute(SQL["select_mark"], (mark.owner, mark.key)).fetchone()
             if (row[0] if row else None) != mark.expected:
@@ -170,7 +181,10 @@ class Transaction:
             return [by_index[i] for i in range(len(event_ids))]
 
         written = [(split, first, len(indexes)) for split, first, indexes in placed]
-        return AppendResult(stream_id, event_ids, written, len(events) - sum(w[2] for w in written), receipts)
+        result = AppendResult(stream_id, event_ids, written, len(events) - sum(w[2] for w in written), receipts)
+        if append.new_ids:
+            self._unseen.append((place.info.tenant_id, result))
+        return result
 
     def _groups(
         self, append: Append, place: StreamPlace, known: Mapping[int, Receipt]
@@ -212,6 +226,9 @@ class Transaction:
 
     def _known(self, tenant_id: str, event_ids: Sequence[str]) -> dict[int, Receipt]:
         """The first receipts of those ids that were used before, by index."""
+        for tenant, result in self._unseen:
+            self._seen.update(((tenant, receipt.event_id), receipt) for receipt in result.receipts())
+        self._unseen.clear()
         unknown = {}
         known: dict[int, Receipt] = {}
         for i, event_id in enumerate(event_ids):
@@ -294,15 +311,18 @@ def find_ids(db: sqlite3.Connection, tenant_id: str, event_ids: Mapping[str, obj
     candidates = {batch_no for _, batch_no in db.execute(SQL["select_event_ids"], (json.dumps(hashes),))}
     ours = sorted(i for i in event_ids if len(i) == _ID_LENGTH and i.startswith(ids.EVENT))
     if ours:
-        candidates.update(chain.from_iterable(db.execute(SQL["select_batches_by_id"], (ours[0], ours[-1]))))
+        for batch_no, id_min, id_max in db.execute(SQL["select_batches_by_id"], (ours[0], ours[-1])):
+            if bisect_left(ours, id_min) < bisect_right(ours, id_max):
+                candidates.add(batch_no)
     for batch_no in candidates:
         row = db.execute(SQL["select_batch"], (batch_no,)).fetchone()
         if row is None:
             continue  # retention has dropped the batch in the meantime
         split_no, *row = row
-        stream_id, tenant, lane, partition = db.execute(SQL["select_split_place"], (split_no,)).fetchone()
-        if tenant != tenant_id:
+        place = db.execute(SQL["select_split_place"], (split_no,)).fetchone()
+        if place is None or place[1] != tenant_id:
             continue
+        stream_id, _, lane, partition = place
         batch = verified(Split(stream_id, LANES[lane], partition), row)
         for i, event_id in enumerate(batch.column("event_id")):
             if event_id in event_ids:

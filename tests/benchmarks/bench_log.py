@@ -1,4 +1,9 @@
-"""The embedded log: appending, reading, single publishes, waking up. An event has 300 bytes of payload and envelope."""
+"""The embedded log: appending, reading, single publishes, waking up.
+
+An event has 300 bytes: 180 of JSON payload and 120 of envelope (ids, type, key, source, time). Everything is durable
+(``synchronous=FULL``). A thousand such events are 300 kB before LZ4 and about 40 kB after it, which is what makes the
+log as fast as it is beside the bare blobs of 300 kB; the figure with the codec NONE shows it without.
+"""
 
 import sqlite3
 import statistics
@@ -14,7 +19,7 @@ import msgspec
 from harness import Figure
 
 from event_streaming_bus import ids
-from event_streaming_bus.models import Event, StreamConfig, StreamInfo
+from event_streaming_bus.models import CompressionType, Event, StreamConfig, StreamInfo
 from event_streaming_bus.store.log.base import Append
 from event_streaming_bus.store.log.embedded import EmbeddedLog
 
@@ -34,9 +39,9 @@ def batch_of(event_ids: list[str]) -> list[Event]:
     return events
 
 
-def _log(folder: str) -> tuple[EmbeddedLog, StreamInfo]:
+def _log(folder: str, codec: CompressionType = CompressionType.LZ4) -> tuple[EmbeddedLog, StreamInfo]:
     log = EmbeddedLog(folder)
-    return log, log.create_stream(StreamConfig(name="s"))
+    return log, log.create_stream(StreamConfig(name="s", compression_type=codec))
 
 
 def bare_sqlite() -> float:
@@ -57,10 +62,10 @@ def bare_sqlite() -> float:
         return rate
 
 
-def append(own_ids: bool = True) -> float:
+def append(own_ids: bool = True, codec: CompressionType = CompressionType.LZ4) -> float:
     """Events per second, in durable batches of 1000."""
     with tempfile.TemporaryDirectory() as folder:
-        log, info = _log(folder)
+        log, info = _log(folder, codec)
         names = [f"o{n}-{i}" for n in range(BATCHES) for i in range(BATCH)]
         batches = [
             batch_of(ids.new_ids(ids.EVENT, BATCH) if own_ids else names[n * BATCH : (n + 1) * BATCH]) for n in range(BATCHES)
@@ -125,8 +130,8 @@ log.close()
 """
 
 
-def wake_up() -> float:
-    """Milliseconds from an append in another process being on disk to this one waking up: the 99th percentile of 100."""
+def wake_up(percentile: int) -> float:
+    """Milliseconds from an append in another process being on disk to this one waking up: a percentile of 100 appends."""
     with tempfile.TemporaryDirectory() as folder:
         log, info = _log(folder)
         (split,) = [s for s in info.splits() if s.lane.value == "NORMAL"]
@@ -139,7 +144,7 @@ def wake_up() -> float:
             appended = [int(line) for line in other.stdout]
         log.close()
         waits_ms = [max(0.0, (w - a) / 1e6) for w, a in zip(woken, appended, strict=True)]
-        return statistics.quantiles(waits_ms, n=100)[98]
+        return statistics.quantiles(waits_ms, n=100)[percentile - 1]
 
 
 FIGURES: Final = [
@@ -148,7 +153,15 @@ FIGURES: Final = [
     Figure(
         "log: append with ids of the publisher", "events/s", lambda: append(own_ids=False), None, "log: append in batches of 1000"
     ),
+    Figure(
+        "log: append, codec NONE",
+        "events/s",
+        lambda: append(codec=CompressionType.NONE),
+        None,
+        "bare SQLite, a blob per 1000 events",
+    ),
     Figure("log: read and decode to envelopes", "events/s", read, 1_000_000, "log: append in batches of 1000"),
     Figure("log: single publishes, 32 publishers", "events/s", single_publishes, 3_000, None),
-    Figure("log: wake-up across processes, p99", "ms", wake_up, 20.0, None),
+    Figure("log: wake-up across processes, p50", "ms", lambda: wake_up(50), None, None),
+    Figure("log: wake-up across processes, p99", "ms", lambda: wake_up(99), 20.0, None),
 ]

@@ -12,7 +12,7 @@ OpenLog = Callable[[], EventLog]
 
 
 @pytest.fixture(params=["embedded"])
-def open_log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenLog]:
+def log_factory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenLog]:
     """Opens the log; each call is a connection of its own, as another process would have."""
     opened: list[EventLog] = []
 
@@ -27,5 +27,5 @@ def open_log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenLog
 
 
 @pytest.fixture
-def log(open_log: OpenLog) -> EventLog:
-    return open_log()
+def log(log_factory: OpenLog) -> EventLog:
+    return log_factory()

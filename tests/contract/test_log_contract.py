@@ -30,6 +30,7 @@ from event_streaming_bus.store.log.base import Append, EventLog, Mark
 from event_streaming_bus.store.log.writer import partition_of
 
 OpenLog = Callable[[], EventLog]
+PARTITIONS_OF_7 = [4, 1, 3, 1]
 
 
 def event(event_id: str, data: bytes = b"{}", **fields: Any) -> Event:
@@ -64,15 +65,28 @@ def read_all(log: EventLog, info: StreamInfo) -> list[Event]:
 # --- streams ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_stream_is_made_once(log: EventLog, open_log: OpenLog) -> None:
+def test_a_stream_is_made_once(log: EventLog, log_factory: OpenLog) -> None:
     info = stream(log, partitions=3)
     assert stream(log, partitions=3) == info
-    assert open_log().find_stream("default", "s") == info
+    assert log_factory().find_stream("default", "s") == info
     with pytest.raises(AlreadyExistsError, match="partitions is 3, not 4"):
         stream(log, partitions=4)
 
 
-@pytest.mark.parametrize("name", ["", "a b", "a/b", "x" * 201, "ü"])
+def test_a_stream_keeps_the_id_it_was_given_and_no_other_can_have_it(log: EventLog) -> None:
+    info = log.create_stream(StreamConfig(name="s"), "str_mine")
+    assert info.stream_id == "str_mine"
+    assert log.create_stream(StreamConfig(name="s"), "str_mine") == info
+    with pytest.raises(AlreadyExistsError, match="str_mine"):
+        log.create_stream(StreamConfig(name="other"), "str_mine")
+
+
+@pytest.mark.parametrize("name", ["a", "_internal", "a.b-c_D9", "x" * 200])
+def test_plain_names_are_taken(log: EventLog, name: str) -> None:
+    assert stream(log, name).name == name
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "x" * 201, "ü", "a\n"])
 def test_a_stream_needs_a_plain_name(log: EventLog, name: str) -> None:
     with pytest.raises(InvalidInputError, match="stream name"):
         stream(log, name)
@@ -109,8 +123,8 @@ def test_streams_are_listed_by_name_and_internal_ones_only_when_asked_for(log: E
     assert [info.name for info in log.list_streams()] == ["a", "b", "c"]
 
 
-def test_a_dropped_stream_is_gone_with_its_events_and_ids(log: EventLog, open_log: OpenLog) -> None:
-    info, other = stream(log), open_log()
+def test_a_dropped_stream_is_gone_with_its_events_and_ids(log: EventLog, log_factory: OpenLog) -> None:
+    info, other = stream(log), log_factory()
     put(log, info, "x")
     other.drop_stream(info.stream_id)
     with pytest.raises(StreamNotFoundError):
@@ -122,10 +136,56 @@ def test_a_dropped_stream_is_gone_with_its_events_and_ids(log: EventLog, open_lo
     assert not put(log, again, "x")[0].duplicate
 
 
+def test_a_dropped_stream_takes_its_committed_offsets_with_it(log: EventLog) -> None:
+    info, other = stream(log), stream(log, "other")
+    log.commit("g", {split_of(info): 1, split_of(other): 2})
+    log.drop_stream(info.stream_id)
+    assert log.committed("g") == {split_of(other): 2}
+    with pytest.raises(StreamNotFoundError):
+        log.drop_stream(info.stream_id)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda log, split: log.read(split, 0),
+        lambda log, split: log.begin_offsets(split.stream_id),
+        lambda log, split: log.end_offsets(split.stream_id),
+        lambda log, split: log.stored_bytes(split.stream_id),
+        lambda log, split: log.offset_for_time(split, 1),
+        lambda log, split: log.commit("g", {split: 1}),
+        lambda log, split: log.wait({split: 0}, 0.0),
+    ],
+)
+def test_a_stream_that_another_process_dropped_is_told_as_such(
+    log: EventLog, log_factory: OpenLog, use: Callable[[EventLog, Split], object]
+) -> None:
+    info = stream(log)
+    log.read(split_of(info), 0)  # it knows the stream now
+    log_factory().drop_stream(info.stream_id)
+    with pytest.raises(StreamNotFoundError):
+        use(log, split_of(info))
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda log, split: log.read(split, 0),
+        lambda log, split: log.offset_for_time(split, 0),
+        lambda log, split: log.commit("g", {split: 1}),
+        lambda log, split: log.wait({split: 0}, 0.0),
+    ],
+)
+def test_a_partition_that_is_not_there_is_told_as_such(log: EventLog, use: Callable[[EventLog, Split], object]) -> None:
+    info = stream(log, partitions=2)
+    with pytest.raises(InvalidInputError, match="partitions 0 to 1"):
+        use(log, split_of(info, 2))
+
+
 # --- appending and reading --------------------------------------------------------------------------------------------
 
 
-def test_what_was_appended_is_read_back_the_same(log: EventLog, open_log: OpenLog) -> None:
+def test_what_was_appended_is_read_back_the_same(log: EventLog, log_factory: OpenLog) -> None:
     info = stream(log)
     full = Event(
         event_id="evt",
@@ -155,7 +215,7 @@ def test_what_was_appended_is_read_back_the_same(log: EventLog, open_log: OpenLo
         event("early", timestamp_ms=-5_000_000_000_000),
     ]
     log.append([Append(info.stream_id, [full, *odd])])
-    assert read_all(open_log(), info) == [full, *odd]
+    assert read_all(log_factory(), info) == [full, *odd]
 
 
 @pytest.mark.parametrize("codec", list(CompressionType))
@@ -183,6 +243,87 @@ def test_events_of_a_key_keep_their_order_in_one_partition(log: EventLog) -> Non
     (partition,) = {split.partition for split, end in log.end_offsets(info.stream_id).items() if end}
     assert partition == partition_of("k", 5)
     assert [e.event_id for e in read_all(log, info)] == [f"{x}{i}" for i in range(20) for x in "ab"]
+
+
+def test_the_partition_of_a_key_is_the_same_for_ever() -> None:
+    assert [partition_of(key, 7) for key in ("", "a", "customer-1", "ключ")] == PARTITIONS_OF_7
+
+
+def test_events_without_a_key_stay_together_within_an_append(log: EventLog) -> None:
+    info = stream(log, partitions=4)
+    for i in range(5):
+        (result,) = log.append([Append(info.stream_id, [event(f"{i}-{n}") for n in range(10)])])
+        assert [count for _, _, count in result.written] == [10]
+
+
+def test_an_append_tells_where_its_runs_went_and_what_was_a_duplicate(log: EventLog) -> None:
+    info = stream(log)
+    put(log, info, "old")
+    events = [event("a"), event("old"), event("b", priority=EventPriority.LOW), event("c"), event("a")]
+    (result,) = log.append([Append(info.stream_id, events)])
+    assert list(result.event_ids) == ["a", "old", "b", "c", "a"]
+    assert sorted(result.written) == sorted([(split_of(info), 1, 2), (split_of(info, lane=EventPriority.LOW), 0, 1)])
+    assert result.duplicates == 2
+    assert [(r.position.offset, r.duplicate) for r in result.receipts()] == [
+        *((1, False), (0, True), (0, False), (2, False), (1, True))
+    ]
+
+
+def test_appending_nothing_is_allowed(log: EventLog) -> None:
+    info = stream(log)
+    assert log.append([]) == []
+    (result,) = log.append([Append(info.stream_id, [])])
+    assert (result.written, result.duplicates, result.receipts()) == ([], 0, [])
+
+
+def test_more_events_than_fit_in_a_batch_come_back_in_order(log: EventLog) -> None:
+    info = stream(log)
+    names = ids.new_ids(ids.EVENT, 10_000)
+    log.append([Append(info.stream_id, [event(i) for i in names], new_ids=True)])
+    assert [e.event_id for e in read_all(log, info)] == names
+
+
+def test_codecs_change_within_an_append(log: EventLog) -> None:
+    info = stream(log)
+    codecs = [None, CompressionType.GZIP, CompressionType.GZIP, None, CompressionType.ZSTD, CompressionType.NONE]
+    events = [event(f"e{i}", b"%d" % i, compression_type=codec) for i, codec in enumerate(codecs)]
+    log.append([Append(info.stream_id, events)])
+    assert read_all(log, info) == events
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [{"v": 1}, {"v": True}, {"v": 1.0}],
+        [{"v": 0.0}, {"v": -0.0}],
+        [{"v": [0]}, {"v": [False]}],
+        [{}, None, {"v": None}],
+        [None, None],
+    ],
+)
+def test_metadata_that_is_equal_but_not_the_same_is_kept_apart(log: EventLog, given: list[dict[str, Any] | None]) -> None:
+    info = stream(log)
+    log.append([Append(info.stream_id, [event(f"e{i}", metadata=m) for i, m in enumerate(given)])])
+    put(log, info, "one", metadata=given[0])
+    assert [repr(e.metadata) for e in read_all(log, info)] == [repr(m) for m in [*given, given[0]]]
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {"metadata": {"x": object()}},
+        {"metadata": {"x": 2**70}},
+        {"timestamp_ms": 2**63},
+        {"user_id": "\ud800"},
+        {"key": "\ud800"},
+    ],
+)
+def test_an_event_that_cannot_be_written_is_refused_with_all_that_came_with_it(log: EventLog, spoilt: dict[str, Any]) -> None:
+    info = stream(log, partitions=2)
+    with pytest.raises(InvalidInputError, match=r"bad|ud800"):
+        log.append([Append(info.stream_id, [event("good"), event("bad", **spoilt)])], marks=[Mark("me", "k", None, b"1")])
+    assert (read_all(log, info), log.marks("me"), log.locate("default", "good")) == ([], {}, None)
+    assert not put(log, info, "good")[0].duplicate
 
 
 def test_events_without_a_key_go_where_they_are_sent(log: EventLog) -> None:
@@ -240,7 +381,7 @@ def test_one_append_to_several_streams_is_all_or_nothing(log: EventLog) -> None:
     one, two = stream(log, "one"), stream(log, "two")
     log.append([Append(one.stream_id, [event("a")]), Append(two.stream_id, [event("b")])])
     spoilt = event("d", metadata={"x": object()})
-    with pytest.raises(TypeError):
+    with pytest.raises(InvalidInputError, match="'d' cannot be stored"):
         log.append([Append(one.stream_id, [event("c")]), Append(two.stream_id, [spoilt])])
     assert [len(read_all(log, info)) for info in (one, two)] == [1, 1]
     with pytest.raises(StreamNotFoundError):
@@ -248,12 +389,24 @@ def test_one_append_to_several_streams_is_all_or_nothing(log: EventLog) -> None:
     assert len(read_all(log, one)) == 1
 
 
+def test_an_append_to_a_stream_that_another_process_drops_leaves_nothing_in_the_others(
+    log: EventLog, log_factory: OpenLog
+) -> None:
+    one, two = stream(log, "one"), stream(log, "two")
+    put(log, two, "known")
+    log_factory().drop_stream(two.stream_id)
+    appends = [Append(one.stream_id, [event("a")]), Append(two.stream_id, [event("b")])]
+    with pytest.raises(StreamNotFoundError):
+        log.append(appends, marks=[Mark("me", "k", None, b"1")])
+    assert (read_all(log, one), log.marks("me")) == ([], {})
+
+
 def test_a_spoilt_append_does_not_harm_those_that_are_written_with_it(log: EventLog) -> None:
     info = stream(log)
     good = [log.submit([Append(info.stream_id, [event(f"g{i}")])]) for i in range(20)]
     bad = log.submit([Append(info.stream_id, [event("bad", metadata={"x": object()})])])
     more = [log.submit([Append(info.stream_id, [event(f"h{i}")])]) for i in range(20)]
-    assert isinstance(bad.exception(), TypeError)
+    assert isinstance(bad.exception(), InvalidInputError)
     assert all(not future.result()[0].duplicates for future in good + more)
     assert len(read_all(log, info)) == 40
 
@@ -275,16 +428,41 @@ def test_the_journal_is_written_with_what_it_tells_of(log: EventLog) -> None:
 
     log.append([Append(info.stream_id, [event("a")])])
     log.append([Append(info.stream_id, [event("b"), event("c")])], journal=journal)
+    log.append([Append(info.stream_id, [event("d")])], journal=lambda results: None)
     assert [e.event_id for e in read_all(log, journal_stream)] == ["j-0-1-2"]
+
+
+def test_journals_of_appends_that_are_written_together_have_the_right_positions(log: EventLog) -> None:
+    info, journal_stream = stream(log), stream(log, "journal")
+
+    def journal(results: Any) -> Append:
+        ((_, offset, _),) = results[0].written
+        return Append(journal_stream.stream_id, [event(f"j-{results[0].event_ids[0]}-{offset}")])
+
+    futures = [log.submit([Append(info.stream_id, [event(f"e{i}")])], journal=journal) for i in range(100)]
+    told = {f"j-{r.event_id}-{r.position.offset}" for future in futures for r in future.result()[0].receipts()}
+    assert {e.event_id for e in read_all(log, journal_stream)} == told
+    assert len(told) == 100
+
+
+def test_no_journal_is_written_for_an_append_that_was_fenced(log: EventLog) -> None:
+    info, journal_stream = stream(log), stream(log, "journal")
+    with pytest.raises(FencedError):
+        log.append(
+            [Append(info.stream_id, [event("a")])],
+            marks=[Mark("me", "k", b"not there", b"1")],
+            journal=lambda results: Append(journal_stream.stream_id, [event("j")]),
+        )
+    assert read_all(log, journal_stream) == []
 
 
 # --- idempotency ------------------------------------------------------------------------------------------------------
 
 
-def test_an_id_that_was_used_gives_the_first_receipt_and_appends_nothing(log: EventLog, open_log: OpenLog) -> None:
+def test_an_id_that_was_used_gives_the_first_receipt_and_appends_nothing(log: EventLog, log_factory: OpenLog) -> None:
     info, elsewhere = stream(log), stream(log, "elsewhere")
     (first,) = put(log, info, "order-1")
-    for again in (put(log, info, "order-1"), put(open_log(), elsewhere, "order-1", data=b"other")):
+    for again in (put(log, info, "order-1"), put(log_factory(), elsewhere, "order-1", data=b"other")):
         assert again == [Receipt("order-1", first.position, duplicate=True)]
     assert len(read_all(log, info)) == 1
     assert read_all(log, elsewhere) == []
@@ -298,11 +476,40 @@ def test_an_id_may_stand_twice_in_one_append(log: EventLog) -> None:
 
 
 @pytest.mark.parametrize("make", [lambda: ids.new_id(ids.EVENT), lambda: ids.derived_id(ids.EVENT, 7, "origin")])
-def test_ids_of_our_own_making_are_known_as_well(log: EventLog, open_log: OpenLog, make: Callable[[], str]) -> None:
+def test_ids_of_our_own_making_are_known_as_well(log: EventLog, log_factory: OpenLog, make: Callable[[], str]) -> None:
     info, own = stream(log), make()
     (result,) = log.append([Append(info.stream_id, [event(own)], new_ids=True)])
     put(log, info, *[f"between-{i}" for i in range(10)])
-    assert put(open_log(), info, own) == [Receipt(own, result.receipts()[0].position, duplicate=True)]
+    assert put(log_factory(), info, own) == [Receipt(own, result.receipts()[0].position, duplicate=True)]
+
+
+def test_a_new_id_is_known_to_what_is_written_in_the_same_transaction(log: EventLog) -> None:
+    info, own = stream(log), ids.new_id(ids.EVENT)
+    first, again = log.append([Append(info.stream_id, [event(own)], new_ids=True), Append(info.stream_id, [event(own)])])
+    assert again.receipts() == [Receipt(own, first.receipts()[0].position, duplicate=True)]
+    assert len(read_all(log, info)) == 1
+
+
+def test_ids_are_known_whoever_made_them_among_many_and_after_reopening(log: EventLog, log_factory: OpenLog) -> None:
+    info = stream(log, partitions=3)
+    first: dict[str, Receipt] = {}
+    for n in range(20):
+        own = ids.new_ids(ids.EVENT, 30)
+        (result,) = log.append([Append(info.stream_id, [event(i, key=i) for i in own], new_ids=True)])
+        first |= {r.event_id: r for r in [*result.receipts(), *put(log, info, *[f"explicit-{n}-{i}" for i in range(30)])]}
+    log.close()
+    again = log_factory()
+    chosen = list(first)[::7]
+    assert put(again, info, *chosen, "fresh")[:-1] == [Receipt(i, first[i].position, duplicate=True) for i in chosen]
+    assert len(read_all(again, info)) == len(first) + 1
+
+
+@pytest.mark.parametrize("event_id", ["", "ключ-1", "日本", "a\nb", "a\0b", "x" * 5000, "evt_" + "Z" * 26, "' OR 1=1 --"])
+def test_any_text_is_an_id(log: EventLog, event_id: str) -> None:
+    info = stream(log)
+    (first,) = put(log, info, event_id)
+    assert put(log, info, event_id)[0] == Receipt(event_id, first.position, duplicate=True)
+    assert log.locate("default", event_id) == first
 
 
 def test_ids_are_unique_per_tenant(log: EventLog) -> None:
@@ -312,9 +519,9 @@ def test_ids_are_unique_per_tenant(log: EventLog) -> None:
     assert put(log, theirs, "x", tenant_id="b")[0].duplicate
 
 
-def test_the_same_id_from_many_threads_at_once_is_appended_once(log: EventLog, open_log: OpenLog) -> None:
+def test_the_same_id_from_many_threads_at_once_is_appended_once(log: EventLog, log_factory: OpenLog) -> None:
     info = stream(log)
-    logs = [log, open_log(), open_log()]
+    logs = [log, log_factory(), log_factory()]
     receipts: list[Receipt] = []
 
     def work(mine: EventLog) -> None:
@@ -343,11 +550,11 @@ def test_an_event_is_found_by_its_id(log: EventLog) -> None:
 # --- marks ------------------------------------------------------------------------------------------------------------
 
 
-def test_marks_are_set_with_the_events_they_stand_for(log: EventLog, open_log: OpenLog) -> None:
+def test_marks_are_set_with_the_events_they_stand_for(log: EventLog, log_factory: OpenLog) -> None:
     info = stream(log)
     log.append([Append(info.stream_id, [event("a")])], marks=[Mark("me", "k", None, b"1"), Mark("me", "l", None, b"x")])
     log.append([Append(info.stream_id, [event("b")])], marks=[Mark("me", "k", b"1", b"2")])
-    assert open_log().marks("me") == {"k": b"2", "l": b"x"}
+    assert log_factory().marks("me") == {"k": b"2", "l": b"x"}
     assert log.marks("you") == {}
 
 
@@ -361,6 +568,18 @@ def test_who_was_overtaken_is_fenced_and_writes_nothing(log: EventLog, expected:
     assert log.marks("me") == {"k": b"1"}
 
 
+def test_who_is_fenced_does_not_harm_those_that_are_written_with_it(log: EventLog) -> None:
+    info = stream(log)
+    log.append([], marks=[Mark("me", "k", None, b"0")])
+    futures = [
+        log.submit([Append(info.stream_id, [event(f"e{i}")])], marks=[Mark("me", "k", expected, b"%d" % (i + 1))])
+        for i, expected in enumerate([b"0", b"1", b"wrong", b"2"])
+    ]
+    assert [type(future.exception()) for future in futures] == [type(None), type(None), FencedError, type(None)]
+    assert [e.event_id for e in read_all(log, info)] == ["e0", "e1", "e3"]
+    assert log.marks("me") == {"k": b"4"}
+
+
 def test_dropped_marks_are_forgotten(log: EventLog) -> None:
     log.append([], marks=[Mark("me", "k", None, b"1"), Mark("you", "k", None, b"1")])
     log.drop_marks("me")
@@ -370,11 +589,11 @@ def test_dropped_marks_are_forgotten(log: EventLog) -> None:
 # --- positions and waiting --------------------------------------------------------------------------------------------
 
 
-def test_a_groups_offsets_are_kept(log: EventLog, open_log: OpenLog) -> None:
+def test_a_groups_offsets_are_kept(log: EventLog, log_factory: OpenLog) -> None:
     info = stream(log, partitions=2)
     log.commit("g", {split_of(info, 0): 3, split_of(info, 1): 5})
     log.commit("g", {split_of(info, 0): 4})
-    assert open_log().committed("g") == {split_of(info, 0): 4, split_of(info, 1): 5}
+    assert log_factory().committed("g") == {split_of(info, 0): 4, split_of(info, 1): 5}
     assert log.committed("h") == {}
 
 
@@ -385,17 +604,26 @@ def test_the_offset_for_a_time_is_that_of_the_first_batch_that_reaches_it(log: E
     assert [log.offset_for_time(split_of(info), t) for t in (-5, 0, 1, 100, 150, 201)] == [0, 0, 2, 2, 4, 6]
 
 
-def test_waiting_ends_when_an_event_is_there(log: EventLog, open_log: OpenLog) -> None:
+def test_waiting_ends_when_an_event_is_there(log: EventLog, log_factory: OpenLog) -> None:
     info = stream(log)
     put(log, info, "a")
     assert log.wait({split_of(info): 0}, 0.0)
     assert not log.wait({split_of(info): 1}, 0.01)
-    threading.Timer(0.05, lambda: put(open_log(), info, "b")).start()
+    threading.Timer(0.05, lambda: put(log_factory(), info, "b")).start()
     assert log.wait({split_of(info): 1}, 30.0)
 
 
-def test_the_version_changes_with_every_append_of_anybody(log: EventLog, open_log: OpenLog) -> None:
-    info, other = stream(log), open_log()
+def test_waiting_for_several_splits_ends_with_the_first_that_moves(log: EventLog) -> None:
+    one, two = stream(log, "one", partitions=2), stream(log, "two")
+    positions = dict.fromkeys([*one.splits(), *two.splits()], 0)
+    assert not log.wait(positions, 0.0)
+    threading.Timer(0.05, lambda: put(log, two, "a", priority=EventPriority.LOW)).start()
+    assert log.wait(positions, 30.0)
+    assert not log.wait(positions | {split_of(two, lane=EventPriority.LOW): 1}, 0.0)
+
+
+def test_the_version_changes_with_every_append_of_anybody(log: EventLog, log_factory: OpenLog) -> None:
+    info, other = stream(log), log_factory()
     versions = [log.version()]
     for i in range(2):
         put(log, info, f"a{i}")
@@ -434,6 +662,31 @@ def test_retention_by_size_keeps_the_newest(log: EventLog) -> None:
     assert log.enforce_retention() == 0
 
 
+def test_what_retention_leaves_is_the_same_after_reopening(log: EventLog, log_factory: OpenLog) -> None:
+    info = stream(log, retention_bytes=2500, compression_type=CompressionType.NONE)
+    own = ids.new_ids(ids.EVENT, 5)
+    for i in own:
+        log.append([Append(info.stream_id, [event(i, b"x" * 1000)], new_ids=True)])
+    assert log.enforce_retention() == 3
+    log.close()
+    log = log_factory()
+    assert [e.event_id for e in read_all(log, info)] == own[3:]
+    assert (log.begin_offsets(info.stream_id)[split_of(info)], log.end_offsets(info.stream_id)[split_of(info)]) == (3, 5)
+    assert [r.duplicate for r in put(log, info, own[0], own[4])] == [False, True]
+    assert log.locate("default", own[0]) == Receipt(own[0], (split_of(info), 5))
+    assert log.locate("default", own[1]) is None
+
+
+def test_a_stream_of_which_nothing_is_kept_goes_on_counting(log: EventLog) -> None:
+    info = stream(log, retention_ms=1)
+    put(log, info, "a", "b")
+    assert log.enforce_retention(time.time_ns() // 1_000_000 + 60_000) == 2
+    assert log.read(split_of(info), 2) == []
+    assert log.stored_bytes(info.stream_id) == 0
+    assert log.offset_for_time(split_of(info), 0) == 2
+    assert put(log, info, "c")[0].position.offset == 2
+
+
 def test_retention_leaves_other_streams_alone(log: EventLog) -> None:
     kept, dropped = stream(log, "kept"), stream(log, "dropped", retention_ms=1)
     put(log, kept, "a")
@@ -445,13 +698,109 @@ def test_retention_leaves_other_streams_alone(log: EventLog) -> None:
 # --- closing ----------------------------------------------------------------------------------------------------------
 
 
-def test_closing_finishes_what_was_submitted(open_log: OpenLog) -> None:
-    log = open_log()
+def test_closing_finishes_what_was_submitted(log_factory: OpenLog) -> None:
+    log = log_factory()
     info = stream(log)
     futures = [log.submit([Append(info.stream_id, [event(f"e{i}")])]) for i in range(100)]
     log.close()
     log.close()
     assert all(future.done() for future in futures)
-    assert len(read_all(open_log(), info)) == 100
+    assert len(read_all(log_factory(), info)) == 100
     with pytest.raises(ClosedError):
         put(log, info, "x")
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda log, info: stream(log, "other"),
+        lambda log, info: log.drop_stream(info.stream_id),
+        lambda log, info: log.find_stream("default", "s"),
+        lambda log, info: log.list_streams(),
+        lambda log, info: log.submit([Append(info.stream_id, [event("x")])]),
+        lambda log, info: log.read(split_of(info), 0),
+        lambda log, info: log.locate("default", "x"),
+        lambda log, info: log.begin_offsets(info.stream_id),
+        lambda log, info: log.end_offsets(info.stream_id),
+        lambda log, info: log.offset_for_time(split_of(info), 0),
+        lambda log, info: log.stored_bytes(info.stream_id),
+        lambda log, info: log.commit("g", {split_of(info): 0}),
+        lambda log, info: log.committed("g"),
+        lambda log, info: log.marks("me"),
+        lambda log, info: log.drop_marks("me"),
+        lambda log, info: log.version(),
+        lambda log, info: log.wait({split_of(info): 0}, 0.0),
+        lambda log, info: log.enforce_retention(),
+    ],
+)
+def test_a_closed_log_says_so(log: EventLog, use: Callable[[EventLog, StreamInfo], object]) -> None:
+    info = stream(log)
+    put(log, info, "a")
+    log.read(split_of(info), 0)
+    log.close()
+    with pytest.raises(ClosedError):
+        use(log, info)
+
+
+def test_what_was_kept_is_there_after_reopening(log: EventLog, log_factory: OpenLog) -> None:
+    info = stream(log, partitions=2, description="kept")
+    receipts = [put(log, info, f"e{i}", key=f"k{i}", timestamp_ms=i)[0] for i in range(10)]
+    log.append([], marks=[Mark("me", "k", None, b"1")])
+    log.commit("g", {split_of(info, 1): 3})
+    before = read_all(log, info), log.begin_offsets(info.stream_id), log.end_offsets(info.stream_id)
+    stored = log.stored_bytes(info.stream_id)
+    log.close()
+    again = log_factory()
+    assert again.list_streams() == [info]
+    assert (read_all(again, info), again.begin_offsets(info.stream_id), again.end_offsets(info.stream_id)) == before
+    assert [again.locate("default", r.event_id) for r in receipts] == receipts
+    assert (again.marks("me"), again.committed("g")) == ({"k": b"1"}, {split_of(info, 1): 3})
+    assert again.stored_bytes(info.stream_id) == stored > 0
+
+
+# --- concurrency ------------------------------------------------------------------------------------------------------
+
+
+def test_sixteen_threads_lose_nothing_double_nothing_and_keep_the_order_of_their_keys(log: EventLog) -> None:
+    info = stream(log, partitions=3)
+    receipts: list[Receipt] = []
+
+    def work(n: int) -> None:
+        for i in range(40):
+            receipts.extend(put(log, info, f"{n}-{i}-a", f"{n}-{i}-b", key=f"k{n}"))
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    events = read_all(log, info)
+    assert len(events) == sum(log.end_offsets(info.stream_id).values()) == 16 * 80
+    for n in range(16):
+        mine = [e.event_id for e in events if e.key == f"k{n}"]
+        assert mine == [f"{n}-{i}-{x}" for i in range(40) for x in "ab"]
+    by_split: dict[Split, list[int]] = {}
+    for receipt in receipts:
+        assert not receipt.duplicate
+        by_split.setdefault(receipt.position.split, []).append(receipt.position.offset)
+    assert all(sorted(offsets) == list(range(len(offsets))) for offsets in by_split.values())
+
+
+def test_a_reader_beside_a_writer_sees_each_event_once_and_in_order(log: EventLog, log_factory: OpenLog) -> None:
+    info, reader = stream(log), log_factory()
+    seen: list[int] = []
+
+    def follow() -> None:
+        while len(seen) < 300:
+            if reader.wait({split_of(info): len(seen)}, 10.0):
+                for batch in reader.read(split_of(info), len(seen), max_bytes=500):
+                    seen.extend(batch.timestamps_ms())
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    for i in range(100):
+        put(log, info, *[f"{i}-{n}" for n in range(3)])
+        log.append([], marks=[Mark("noise", f"{i}", None, b"")])
+    thread.join(30.0)
+    assert len(seen) == 300
+    assert [e.event_id for e in read_all(reader, info)] == [f"{i}-{n}" for i in range(100) for n in range(3)]

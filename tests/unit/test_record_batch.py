@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from event_streaming_bus.errors import CorruptLogError
+from event_streaming_bus.errors import CorruptLogError, InvalidInputError
 from event_streaming_bus.models import CompressionType, Event, EventPriority, SerializationFormat, Split
 from event_streaming_bus.store.log.record_batch import RecordBatch, StoredBatch, checksum, store_events
 
@@ -54,6 +54,40 @@ def test_any_events_come_back_whole_and_in_slices(given_events: list[Event], cod
     for name in Event.__struct_fields__:
         assert list(part.column(name)) == [getattr(e, name) for e in given_events[begin:end]]
     assert part.event(0) == given_events[begin]
+
+
+@pytest.mark.parametrize("payloads", [[b""], [b"", b""], [b"\n"], [b"a\nb", b"c"], [b"", b"\n\n", b""], [bytes(range(256))] * 2])
+def test_payloads_come_back_whatever_they_hold(payloads: list[bytes]) -> None:
+    given = [Event(str(i), "t", 0, payload) for i, payload in enumerate(payloads)]
+    batch = RecordBatch(SPLIT, store_events(given, 0, CompressionType.LZ4, 0))
+    assert batch.payloads() == payloads
+    assert [batch.event(i).data for i in range(len(payloads))] == payloads
+
+
+@given(st.lists(st.none() | st.dictionaries(texts, json_values, max_size=2), min_size=1, max_size=6))
+@example([{"v": 1}, {"v": True}])
+@example([{"v": 1}, {"v": 1.0}])
+def test_metadata_comes_back_the_same_and_not_only_equal(given_metadata: list[Any]) -> None:
+    given_events = [Event(str(i), "t", 0, b"", metadata=metadata) for i, metadata in enumerate(given_metadata)]
+    batch = RecordBatch(SPLIT, store_events(given_events, 0, CompressionType.NONE, 0))
+    assert [repr(event.metadata) for event in batch.events()] == [repr(metadata) for metadata in given_metadata]
+
+
+@given(st.lists(events, min_size=1, max_size=8), st.data())
+def test_a_slice_of_a_slice_is_a_slice(given_events: list[Event], data: Any) -> None:
+    batch = RecordBatch(SPLIT, store_events(given_events, 5, CompressionType.LZ4, 0))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(given_events)), min_size=4, max_size=4)))
+    if data.draw(st.booleans()):
+        batch.events()  # decoded before it is cut
+    part = batch.slice(5 + cuts[0], 5 + cuts[3]).slice(5 + cuts[1], 5 + cuts[2])
+    assert part.events() == given_events[cuts[1] : cuts[2]]
+
+
+def test_an_event_that_cannot_be_stored_is_named_among_those_that_can() -> None:
+    bad = Event("bad", "t", 0, b"", metadata={"x": {1, 2}, "y": object()})
+    with pytest.raises(InvalidInputError, match="'bad' cannot be stored") as caught:
+        store_events([Event("a", "t", 0, b""), bad, Event("b", "t", 0, b"")], 0, CompressionType.LZ4, 0)
+    assert caught.value.details == {"event_id": "bad"}
 
 
 def test_lines_of_payloads_are_there_where_no_payload_has_a_line_feed() -> None:
