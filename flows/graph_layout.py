@@ -15,7 +15,7 @@ import msgspec
 GAP: Final = 22.0
 _LANE_HEIGHT: Final = 8.0
 _LANE_GAP: Final = 14.0
-_GUTTER: Final = 78.0
+_GUTTER: Final = 84.0
 _MAX_EXTRA_GUTTER: Final = 90.0
 _STEEP: Final = 0.18
 _SWEEPS: Final = 12

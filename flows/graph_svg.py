@@ -25,12 +25,12 @@ _PORT_GAP: Final = 15.0
 _TRUNK: Final = 15.0
 _DRAIN_DROP: Final = 40.0
 _CORNER: Final = 7.0
-_LEGEND: Final = 20.0
+_LEAD: Final = 34.0
 
 # Widths of DejaVu Sans, which is wider than most system fonts, by groups of characters, as shares of the font size.
 _WIDTHS: Final = {
     **dict.fromkeys("ijlI|!'.,:;` ", 0.34),
-    **dict.fromkeys("frt()[]{}/\\-\"", 0.42),
+    **dict.fromkeys('frt()[]{}/\\-"', 0.42),
     **dict.fromkeys("mMW@%w", 0.93),
     **dict.fromkeys("+=<>~^#", 0.84),
     **dict.fromkeys("ABCDEFGHJKLNOPQRSTUVXYZ&", 0.72),
@@ -66,8 +66,7 @@ _STYLE: Final = """
     .esb-graph .tip-errors { fill: #b3372f; }
     .esb-graph .label { fill: #4a5870; stroke: #ffffff; stroke-width: 3.5; paint-order: stroke; stroke-linejoin: round; }
 """
-_DARK_STYLE: Final = """
-      .esb-graph .page { fill: #12161d; }
+_DARK_STYLE: Final = """      .esb-graph .page { fill: #12161d; }
       .esb-graph text { fill: #e4e9f2; }
       .esb-graph .note { fill: #a9b5c9; }
       .esb-graph .stream { fill: #222b38; stroke: #8797b2; }
@@ -148,7 +147,8 @@ class _Drawing:
                 f'font-family="system-ui, \'DejaVu Sans\', sans-serif" font-size="{_n(_NAME_SIZE)}">',
                 f'  <title id="{self._id}-title">Flow {_xml(self._graph.name)}</title>',
                 f'  <desc id="{self._id}-desc">{_xml(_told(self._graph))}</desc>',
-                f"  <style>{_STYLE}{_badge_style(0)}    @media (prefers-color-scheme: dark) {{{_DARK_STYLE}{_badge_style(2)}    }}",
+                f"  <style>{_STYLE}{_badge_style(0)}    @media (prefers-color-scheme: dark) {{",
+                f"{_DARK_STYLE}{_badge_style(2)}    }}",
                 "  </style>",
                 "  <defs>",
                 *(self._tip(kind) for kind in (EdgeKind.EVENTS, EdgeKind.LATE, EdgeKind.ERRORS)),
@@ -188,9 +188,15 @@ class _Drawing:
         return out, into
 
     def _lanes(self, number: int) -> list[Lane]:
-        first, *passed, last = self._layout.routes[number]
-        down = first._replace(y=first.y + self._out[number])
-        return [down, *passed, last._replace(y=last.y + self._in[number])]
+        """The edge's lanes, moved to its ports; where a label stands the edge stays level for as long as the label is."""
+        edge, (first, *passed, last) = self._edges[number], self._layout.routes[number]
+        start = first.right + (_LEAD if edge.kind is not EdgeKind.EVENTS else 0.0)
+        end = last.left - (_LEAD if edge.side else 0.0)
+        return [
+            first._replace(right=start, y=first.y + self._out[number]),
+            *passed,
+            last._replace(left=end, y=last.y + self._in[number]),
+        ]
 
     def _edge(self, number: int) -> str:
         edge, lanes = self._edges[number], self._lanes(number)
@@ -270,9 +276,7 @@ def _card(node: Node, box: Box) -> list[str]:
 
 
 def _text(text: str, style: str, x: float, y: float, size: float, anchor: str) -> str:
-    return (
-        f'<text class="{style}" x="{_n(x)}" y="{_n(y)}" font-size="{_n(size)}" text-anchor="{anchor}">{_xml(text)}</text>'
-    )
+    return f'<text class="{style}" x="{_n(x)}" y="{_n(y)}" font-size="{_n(size)}" text-anchor="{anchor}">{_xml(text)}</text>'
 
 
 def _label(text: str, x: float, y: float, anchor: str) -> str:
@@ -280,10 +284,12 @@ def _label(text: str, x: float, y: float, anchor: str) -> str:
 
 
 def _badge_style(first: int) -> str:
-    return "".join(
-        f"    .esb-graph .badge-{kind} {{ fill: {colours[first]}; }}\n    .esb-graph .on-{kind} {{ fill: {colours[first + 1]}; }}\n"
+    rules = (
+        f"    .esb-graph .{name}-{kind} {{ fill: {colour}; }}\n"
         for kind, colours in _BADGES.items()
+        for name, colour in zip(("badge", "on"), colours[first:], strict=False)
     )
+    return "".join(rules)
 
 
 def _told(graph: Graph) -> str:
@@ -300,7 +306,8 @@ def _told(graph: Graph) -> str:
 
 
 def _source(edge: Edge) -> str:
-    return edge.source if edge.kind is EdgeKind.EVENTS else f"the {edge.kind} events of {edge.source}".replace("errors events", "errors")
+    what = {EdgeKind.LATE: "the late events of ", EdgeKind.ERRORS: "the errors of "}.get(edge.kind, "")
+    return f"{what}{edge.source}"
 
 
 def _n(number: float) -> str:

@@ -20,6 +20,7 @@ EXIT_INTERRUPTED: Final = 130
 
 # Commands are imported when they are called, so that `esb stream list` does not wait for Bytewax, DuckDB and Litestar.
 _COMMANDS: Final = {
+    "graph": ("event_streaming_bus.cli.graph", "Draw a flow file."),
     "history": ("event_streaming_bus.cli.sql", "Rebuild the history, or see how far it has come."),
     "publish": ("event_streaming_bus.cli.publish", "Publish the rows of a file to a stream."),
     "read": ("event_streaming_bus.cli.read", "Print the events of a stream."),
