@@ -58,9 +58,9 @@ def create_app(services: Services, *, hosts: Sequence[str] = LOOPBACK_HOSTS) -> 
 
     @asynccontextmanager
     async def running(app: Litestar) -> AsyncIterator[None]:
-        services.history.start()
-        await services.processors.resume()
         try:
+            services.history.start()
+            await services.processors.resume()
             yield
         finally:
             await asyncio.to_thread(services.close)

@@ -15,7 +15,7 @@ import uvicorn
 
 from event_streaming_bus.api.app import LOOPBACK_HOSTS, create_app
 from event_streaming_bus.api.services import Services
-from event_streaming_bus.errors import InUseError, InvalidInputError
+from event_streaming_bus.errors import BusError, InUseError, InvalidInputError
 from event_streaming_bus.store.storage import Storage
 
 SERVER_FILE: Final = "serve.json"
@@ -27,8 +27,9 @@ _BACKLOG: Final = 1024
 def serve(storage: Storage, host: str, port: int, *, allow_remote: bool = False) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code.
 
-    Raises ``InUseError`` for a data folder that is being served already or a port that is taken, and ``InvalidInputError`` for an
-    address that others can reach, unless ``allow_remote``: requests are not authenticated in this version.
+    Raises ``InUseError`` for a data folder that is being served already or a port that is taken, ``InvalidInputError`` for an
+    address that others can reach, unless ``allow_remote`` (requests are not authenticated in this version), and ``BusError`` if
+    the history or the catalog keep it from starting.
     """
     if not host.startswith(_LOOPBACK) and not allow_remote:
         raise InvalidInputError(
@@ -49,6 +50,8 @@ def serve(storage: Storage, host: str, port: int, *, allow_remote: bool = False)
             signal.signal(number, lambda signum, frame: None)
         try:
             uvicorn.Server(config).run(sockets=[listener])
+        except SystemExit as ended:  # uvicorn's own way of saying so, with an exit code that means something else here
+            raise BusError("the server could not be started; the reason is told above") from ended
         finally:
             file.unlink(missing_ok=True)
             storage.close()

@@ -17,6 +17,10 @@ class Services:
 
     def close(self) -> None:
         """Stop the processors, load what is left of history, and let go of it."""
-        self.processors.close()
-        self.history.stop()
-        self.history.close()
+        try:
+            self.processors.close()
+        finally:
+            try:
+                self.history.stop()
+            finally:
+                self.history.close()

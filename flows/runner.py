@@ -17,6 +17,7 @@ from bytewax.dataflow import Dataflow
 from event_streaming_bus.flows.build import build
 from event_streaming_bus.flows.deploy import deploy
 from event_streaming_bus.flows.plan import Plan
+from event_streaming_bus.flows.recovery import snapshots_folder
 from event_streaming_bus.flows.spec import FlowSpec, load_flow, parse_processor
 from event_streaming_bus.models import LANES, Split
 from event_streaming_bus.store.storage import Storage, open_storage
@@ -82,4 +83,4 @@ def stop_on_signals() -> None:
 
 def recovery_folder(storage: Storage, plan: Plan) -> Path:
     """Where Bytewax keeps the snapshots of a flow."""
-    return storage.folder / "recovery" / plan.tenant_id / plan.name
+    return snapshots_folder(storage, plan.tenant_id, plan.name)

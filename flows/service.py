@@ -1,22 +1,25 @@
 """Managing stream processors: create, start, stop, look at. The same service is behind the REST API."""
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
-from event_streaming_bus.errors import InvalidStateError
+from event_streaming_bus.errors import BusError, InvalidStateError
 from event_streaming_bus.flows.metrics import ProcessorMetrics, flow_metrics
+from event_streaming_bus.flows.recovery import forget, no_workers, worker_log
 from event_streaming_bus.flows.runner import plan_of_processor
 from event_streaming_bus.flows.spec import parse_processor, to_data
-from event_streaming_bus.flows.supervisor import Supervisor
+from event_streaming_bus.flows.supervisor import Patience, Supervisor
 from event_streaming_bus.models import DEFAULT_TENANT, ProcessorStatus, rfc3339
 from event_streaming_bus.store.catalog import ProcessorRecord
 from event_streaming_bus.store.storage import Storage, open_storage
 
-_ACTIVE = (ProcessorStatus.STARTING, ProcessorStatus.RUNNING)
+_log: Final = logging.getLogger(__name__)
+_ACTIVE: Final = (ProcessorStatus.STARTING, ProcessorStatus.RUNNING)
 
 
 class StreamManagementService:
@@ -25,9 +28,9 @@ class StreamManagementService:
     A processor created here is a flow of one processor: it reads one stream and writes another.
     """
 
-    def __init__(self, storage: Storage | None = None) -> None:
+    def __init__(self, storage: Storage | None = None, patience: Patience | None = None) -> None:
         self._storage = storage or open_storage()
-        self._supervisor = Supervisor(self._storage)
+        self._supervisor = Supervisor(self._storage, patience)
 
     async def create_stream_processor(
         self, processor_config: Mapping[str, Any], tenant_id: str = DEFAULT_TENANT, user_id: str | None = None
@@ -43,46 +46,81 @@ class StreamManagementService:
         spec = parse_processor(processor_config)
         for key in (spec.source_stream_id, spec.target_stream_id or ""):
             self._storage.log.find_stream(tenant_id, key)
-        record = self._storage.catalog.create_processor(
-            tenant_id, spec.processor_name, msgspec.json.encode(to_data(spec)).decode(), created_by=user_id
-        )
-        plan_of_processor(tenant_id, record.processor_id, self._storage)
-        return record.processor_id
+        catalog = self._storage.catalog
+        known = {record.processor_id for record in catalog.list_processors(tenant_id)}
+        config = msgspec.json.encode(to_data(spec)).decode()
+        processor_id = catalog.create_processor(tenant_id, spec.processor_name, config, created_by=user_id).processor_id
+        try:
+            plan_of_processor(tenant_id, processor_id, self._storage)
+        except BusError:
+            if processor_id not in known:  # what was refused must not be in the list
+                catalog.delete_processor(tenant_id, processor_id)
+            raise
+        return processor_id
 
     async def start_stream_processor(self, processor_id: str, tenant_id: str = DEFAULT_TENANT) -> None:
-        """Start a processor. It goes on where it was when it last ran."""
+        """Start a processor. It goes on where it was when it last ran.
+
+        Raises ``InvalidStateError`` if it runs already, or belongs to a flow file: ``esb run`` runs those, all at once.
+        """
         await asyncio.to_thread(self._start, processor_id, tenant_id)
 
     def _start(self, processor_id: str, tenant_id: str) -> None:
-        self._storage.catalog.get_processor(tenant_id, processor_id)
+        record = self._storage.catalog.get_processor(tenant_id, processor_id)
+        if not _is_own_flow(record):
+            raise InvalidStateError(
+                f"The processor {record.processor_name} belongs to the flow {record.flow}; run the flow's file with esb run.",
+                processor_id=processor_id,
+            )
         self._supervisor.start(tenant_id, processor_id)
 
     async def stop_stream_processor(self, processor_id: str, tenant_id: str = DEFAULT_TENANT) -> None:
-        """Stop a processor: what it has read is processed and a snapshot taken; open windows stay open."""
+        """Stop a processor: what it has read is processed and a snapshot taken; open windows stay open.
+
+        Raises ``InvalidStateError`` if it does not run, and ``InUseError`` if another process runs it.
+        """
         await asyncio.to_thread(self._stop, processor_id, tenant_id)
 
     def _stop(self, processor_id: str, tenant_id: str) -> None:
         record = self._storage.catalog.get_processor(tenant_id, processor_id)
-        if self._supervisor.find(tenant_id, processor_id) is None and record.status in _ACTIVE:
-            # It was left running by a process that is gone, with its workers.
-            self._storage.catalog.set_processor_status(tenant_id, processor_id, ProcessorStatus.STOPPED)
+        if self._supervisor.find(tenant_id, processor_id) is not None or not _was_left(record):
+            self._supervisor.stop(tenant_id, processor_id)
             return
-        self._supervisor.stop(tenant_id, processor_id)
+        with no_workers(self._storage, tenant_id, record.flow):
+            self._settle(record)
+
+    def _settle(self, record: ProcessorRecord) -> None:
+        """It was left running, or being stopped, by a process that is gone, with its workers: it is stopped."""
+        self._storage.catalog.set_processor_status(
+            record.tenant_id, record.processor_id, ProcessorStatus.STOPPED, last_error=record.last_error
+        )
 
     async def resume(self) -> list[str]:
-        """Start every processor that was running when the last process closed; returns the ids of those that start."""
+        """Start every processor that was running when the last process closed; returns the ids of those that start.
+
+        One that cannot be started is FAILED, with the error in the catalog, and the others start all the same. One that the
+        last process was stopping when it was killed is STOPPED.
+        """
         return await asyncio.to_thread(self._resume)
 
     def _resume(self) -> list[str]:
         started = []
         for record in self._storage.catalog.list_processors(None):
-            if record.status in _ACTIVE and record.flow == record.processor_id:
+            if not _was_left(record) or self._supervisor.find(record.tenant_id, record.processor_id) is not None:
+                continue
+            if record.status is ProcessorStatus.STOPPING:
+                self._settle(record)
+                continue
+            try:
                 self._supervisor.start(record.tenant_id, record.processor_id)
+            except Exception as error:  # it is FAILED in the catalog now; the others are not to suffer for it
+                _log.error("processor %s could not be resumed: %s", record.processor_id, error)
+            else:
                 started.append(record.processor_id)
         return started
 
     async def get_processor_metrics(self, processor_id: str, tenant_id: str = DEFAULT_TENANT) -> dict[str, Any]:
-        """What the processor has done so far. Counts are exact and go over all its runs; rates are of the last ten seconds.
+        """What the processor has done so far. Counts are exact and go over all its runs; the rate is of the last ten seconds.
 
         ``events_processed``: events taken in. ``events_passed``: those that came through (for an AGGREGATE: those in closed
         windows). ``events_filtered``: those filtered out. ``error_count``: those dead-lettered or skipped.
@@ -93,12 +131,12 @@ class StreamManagementService:
 
     def _metrics(self, processor_id: str, tenant_id: str) -> dict[str, Any]:
         record = self._storage.catalog.get_processor(tenant_id, processor_id)
-        plan = plan_of_processor(tenant_id, processor_id, self._storage)
+        supervised = self._supervisor.find(tenant_id, processor_id)
+        plan = plan_of_processor(tenant_id, processor_id, self._storage) if supervised is None else supervised.plan
         metrics = flow_metrics(plan, self._storage)[0]
         source = plan.stages[0].source.stream_id
         begins = self._storage.log.begin_offsets(source)
         there = sum(end - begins[split] for split, end in self._storage.log.end_offsets(source).items())
-        supervised = self._supervisor.find(tenant_id, processor_id)
         rate = supervised.events_per_second() if supervised is not None else 0.0
         return _metrics_data(record, metrics, there, rate)
 
@@ -111,13 +149,21 @@ class StreamManagementService:
         return [_record_data(r) for r in await asyncio.to_thread(self._storage.catalog.list_processors, tenant_id)]
 
     async def delete_stream_processor(self, processor_id: str, tenant_id: str = DEFAULT_TENANT) -> None:
-        """Forget a processor that does not run. Its streams stay."""
+        """Forget a processor that does not run, how far it has come, and its state. Its streams stay.
+
+        Of a processor of a flow file only the entry goes: the flow keeps its state, and its next run makes the entry again.
+        Raises ``InvalidStateError`` if it runs here, and ``InUseError`` if it runs in another process.
+        """
         await asyncio.to_thread(self._delete, processor_id, tenant_id)
 
     def _delete(self, processor_id: str, tenant_id: str) -> None:
-        if self._supervisor.find(tenant_id, processor_id) is not None:
-            raise InvalidStateError(f"The processor {processor_id} is running; stop it first.", processor_id=processor_id)
-        self._storage.catalog.delete_processor(tenant_id, processor_id)
+        record = self._storage.catalog.get_processor(tenant_id, processor_id)
+        with self._supervisor.not_running(tenant_id, processor_id), no_workers(self._storage, tenant_id, record.flow):
+            # The entry goes first: without its state it would do all of its work again, without an entry it does none.
+            self._storage.catalog.delete_processor(tenant_id, processor_id)
+            if _is_own_flow(record):
+                forget(self._storage, tenant_id, record.flow, [record.processor_name])
+                worker_log(self._storage, tenant_id, record.flow).unlink(missing_ok=True)
 
     async def get_processor_logs(self, processor_id: str, tenant_id: str = DEFAULT_TENANT, *, tail: int = 100) -> list[str]:
         """The last lines that the processor's workers printed in their present or latest run."""
@@ -125,7 +171,7 @@ class StreamManagementService:
 
     def _logs(self, processor_id: str, tenant_id: str, tail: int) -> list[str]:
         record = self._storage.catalog.get_processor(tenant_id, processor_id)
-        path = self._storage.folder / "logs" / tenant_id / f"{record.flow}.log"
+        path = worker_log(self._storage, tenant_id, record.flow)
         if not path.exists():
             return []
         with path.open(encoding="utf-8", errors="replace") as log:
@@ -134,6 +180,16 @@ class StreamManagementService:
     def close(self) -> None:
         """Stop all workers started here; ``resume`` starts them again."""
         self._supervisor.close()
+
+
+def _is_own_flow(record: ProcessorRecord) -> bool:
+    """Whether it was created by itself, not by a flow file."""
+    return record.flow == record.processor_id
+
+
+def _was_left(record: ProcessorRecord) -> bool:
+    """Whether the catalog says that some service runs the processor, or is stopping it."""
+    return _is_own_flow(record) and record.status in (*_ACTIVE, ProcessorStatus.STOPPING)
 
 
 def _record_data(record: ProcessorRecord) -> dict[str, Any]:

@@ -4,8 +4,11 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
+
+import msgspec
 
 from event_streaming_bus import ids
 from event_streaming_bus.errors import BusError, InvalidStateError
@@ -19,52 +22,84 @@ from event_streaming_bus.store.storage import Storage
 
 _log: Final = logging.getLogger(__name__)
 _POLL_S: Final = 0.1
-_FIRST_BACKOFF_S: Final = 0.5
-_MAX_BACKOFF_S: Final = 30.0
-_STEADY_S: Final = 60.0
-_MAX_FAILURES: Final = 5
 _SAMPLE_S: Final = 1.0
 _RATE_WINDOW: Final = 11
 STOP_TIMEOUT_S: Final = 20.0
+# Nothing ends a processor's workers but a stop, so an exit code of 0 means that someone else has sent them a signal. Where that
+# is a machine shutting down, the processor is to be resumed when it comes up again.
+_ENDED_FROM_OUTSIDE: Final = "the workers were ended from outside"
+
+
+class Patience(msgspec.Struct, frozen=True, kw_only=True):
+    """When a processor that fails is started again, and when no more.
+
+    The pause before a start is ``first_backoff_s``, doubled with each failure in a row up to ``max_backoff_s``. The processor is
+    FAILED after ``max_failures`` in a row. Workers that have run for ``steady_s`` end the row.
+    """
+
+    first_backoff_s: float = 0.5
+    max_backoff_s: float = 30.0
+    steady_s: float = 60.0
+    max_failures: int = 5
+
+    def backoff_s(self, failures: int) -> float:
+        """The pause after so many failures in a row, 1 or more."""
+        # The exponent is bounded, since nothing bounds max_failures.
+        return min(self.max_backoff_s, self.first_backoff_s * 2.0 ** min(failures - 1, 60))
 
 
 class Supervised:
-    """One running processor: its plan, its workers, and what is known of its speed."""
+    """One running processor: its plan, its workers, what is known of its speed, and its failures in a row."""
 
     def __init__(self, storage: Storage, tenant_id: str, processor_id: str) -> None:
         self._storage = storage
         self.tenant_id = tenant_id
         self.processor_id = processor_id
-        self.plan: Plan = plan_of_processor(tenant_id, processor_id, storage)
         self.failures = 0
+        self.last_error: str | None = None
         self.restart_at_s: float | None = None
+        self.stopping = False
+        self.ended = threading.Event()
         self._samples: deque[tuple[float, int]] = deque(maxlen=_RATE_WINDOW)
         self._sampled_at_s = 0.0
-        self._start()
+        self.start()
 
-    def _start(self) -> None:
-        target = ["--processor", self.tenant_id, self.processor_id]
-        self.run_id = ids.new_id(ids.RUN)
+    def start(self) -> None:
+        """Plan the processor as it is now and start its workers. Where this raises, no worker is left behind."""
+        plan = plan_of_processor(self.tenant_id, self.processor_id, self._storage)
+        run_id = ids.new_id(ids.RUN)
+        workers = WorkerGroup(self._storage, plan, ["--processor", self.tenant_id, self.processor_id], workers=plan.parallelism)
+        try:
+            record_run(self._storage, plan, run_id, ProcessorStatus.RUNNING, workers.workers)
+        except BaseException:
+            workers.kill()
+            raise
+        self.plan: Plan = plan
+        self.run_id = run_id
+        self.workers = workers
         self.started_at_s = time.monotonic()
         self.restart_at_s = None
-        self.workers = WorkerGroup(self._storage, self.plan, target, workers=self.plan.parallelism)
-        record_run(self._storage, self.plan, self.run_id, ProcessorStatus.RUNNING, self.workers.workers)
-
-    def restart(self) -> None:
-        """Start the workers again after a failure."""
-        self._start()
 
     def stop(self) -> None:
-        """End the workers in order and record it."""
+        """End the workers in order and record it. Between a failure and the next start there is nothing to end."""
         if self.restart_at_s is None:
             self.workers.stop(STOP_TIMEOUT_S)
-        record_run(self._storage, self.plan, self.run_id, ProcessorStatus.STOPPED, self.workers.workers)
+            self.record(ProcessorStatus.STOPPED)
 
-    def backoff(self) -> None:
-        """Plan the next start: the wait doubles with each failure in a row."""
+    def record(self, status: ProcessorStatus, error: str | None = None) -> None:
+        """Record in the history what has become of the present run."""
+        record_run(self._storage, self.plan, self.run_id, status, self.workers.workers, error=error)
+
+    def fail(self, error: str, patience: Patience) -> None:
+        """Count a failure and plan the next start."""
         self.failures += 1
-        wait_s = min(_MAX_BACKOFF_S, _FIRST_BACKOFF_S * 2 ** (self.failures - 1))
-        self.restart_at_s = time.monotonic() + wait_s
+        self.last_error = error
+        self.restart_at_s = time.monotonic() + patience.backoff_s(self.failures)
+
+    def recover(self) -> None:
+        """The workers have run for long enough: the row of failures is over."""
+        self.failures = 0
+        self.last_error = None
 
     def sample(self) -> None:
         """Note how many events are done, once a second."""
@@ -75,51 +110,76 @@ class Supervised:
 
     def events_per_second(self) -> float:
         """Events taken in per second, over the last ten seconds."""
-        if len(self._samples) < 2:
+        samples = list(self._samples)
+        if len(samples) < 2:
             return 0.0
-        (first_s, first), (last_s, last) = self._samples[0], self._samples[-1]
+        (first_s, first), (last_s, last) = samples[0], samples[-1]
         return (last - first) / (last_s - first_s)
 
 
 class Supervisor:
     """Runs processors of the catalog, each as worker processes of its own.
 
-    A worker that fails is started again after 0.5 s, 1 s, 2 s, ... up to 30 s; after five failures in a row within a minute of
-    their start the processor is FAILED, with the last error in the catalog. All methods may be called from any thread.
+    A processor whose workers end, or cannot be started, is started again after 0.5 s, 1 s, 2 s, ... up to 30 s; after five
+    failures in a row, each within a minute of its start, it is FAILED. The catalog has the last error from the first failure
+    on, until the workers have run for a minute. All methods may be called from any thread.
     """
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, patience: Patience | None = None) -> None:
         self._storage = storage
+        self._patience = patience or Patience()
         self._running: dict[tuple[str, str], Supervised] = {}
         self._lock = threading.RLock()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self, tenant_id: str, processor_id: str) -> None:
-        """Start a processor. ``InvalidStateError`` if it runs already."""
-        with self._lock:
-            if (tenant_id, processor_id) in self._running:
-                raise InvalidStateError(f"The processor {processor_id} is running already.", processor_id=processor_id)
+        """Start a processor. ``InvalidStateError`` if it runs already. If it cannot be started it is FAILED, with the error."""
+        with self.not_running(tenant_id, processor_id):
+            if self._closing.is_set():
+                raise InvalidStateError("Processors are being stopped, and none is started any more.", processor_id=processor_id)
             self._set_status(tenant_id, processor_id, ProcessorStatus.STARTING)
             try:
                 self._running[tenant_id, processor_id] = Supervised(self._storage, tenant_id, processor_id)
-            except BusError as error:
-                self._set_status(tenant_id, processor_id, ProcessorStatus.FAILED, error.message)
+            except Exception as error:
+                self._set_status(tenant_id, processor_id, ProcessorStatus.FAILED, _told(error))
                 raise
             self._set_status(tenant_id, processor_id, ProcessorStatus.RUNNING)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._watch, name="esb-supervisor", daemon=True)
                 self._thread.start()
 
-    def stop(self, tenant_id: str, processor_id: str) -> None:
-        """Stop a processor: what it has read is processed and a snapshot taken. ``InvalidStateError`` if it does not run."""
+    @contextmanager
+    def not_running(self, tenant_id: str, processor_id: str) -> Iterator[None]:
+        """Inside, the processor neither runs here nor is it started. ``InvalidStateError`` if it runs, or is being stopped."""
         with self._lock:
-            supervised = self._running.pop((tenant_id, processor_id), None)
-            if supervised is None:
-                raise InvalidStateError(f"The processor {processor_id} is not running.", processor_id=processor_id)
-        self._set_status(tenant_id, processor_id, ProcessorStatus.STOPPING)
-        supervised.stop()
-        self._set_status(tenant_id, processor_id, ProcessorStatus.STOPPED)
+            supervised = self._running.get((tenant_id, processor_id))
+            if supervised is not None:
+                state = "is being stopped" if supervised.stopping else "is running; stop it first"
+                raise InvalidStateError(f"The processor {processor_id} {state}.", processor_id=processor_id)
+            yield
+
+    def stop(self, tenant_id: str, processor_id: str) -> None:
+        """Stop a processor: what it has read is processed and a snapshot taken. ``InvalidStateError`` if it does not run.
+
+        One that waits for its next start after a failure is stopped too, and keeps its last error.
+        """
+        with self._lock:
+            supervised = self._running.get((tenant_id, processor_id))
+            if supervised is None or supervised.stopping:
+                state = "is not running" if supervised is None else "is being stopped already"
+                raise InvalidStateError(f"The processor {processor_id} {state}.", processor_id=processor_id)
+            supervised.stopping = True  # from here on the watch leaves it alone, and nobody can start it
+        try:
+            try:
+                self._set_status(tenant_id, processor_id, ProcessorStatus.STOPPING, supervised.last_error)
+            finally:
+                supervised.stop()
+            self._set_status(tenant_id, processor_id, ProcessorStatus.STOPPED, supervised.last_error)
+        finally:
+            with self._lock:
+                self._running.pop((tenant_id, processor_id), None)
+            supervised.ended.set()
 
     def find(self, tenant_id: str, processor_id: str) -> Supervised | None:
         """The running processor, if it runs here."""
@@ -132,18 +192,26 @@ class Supervisor:
         if self._thread is not None:
             self._thread.join()
         with self._lock:
-            running, self._running = list(self._running.values()), {}
-        stoppers = [threading.Thread(target=supervised.stop) for supervised in running]
+            stopped_elsewhere = [supervised for supervised in self._running.values() if supervised.stopping]
+            running = [supervised for supervised in self._running.values() if not supervised.stopping]
+            for supervised in running:
+                supervised.stopping = True
+        stoppers = [threading.Thread(target=self._guarded, args=(Supervised.stop, supervised)) for supervised in running]
         for stopper in stoppers:
             stopper.start()
         for stopper in stoppers:
             stopper.join()
+        for supervised in stopped_elsewhere:
+            supervised.ended.wait(STOP_TIMEOUT_S)
+        with self._lock:
+            self._running.clear()
 
     def _watch(self) -> None:
         while not self._closing.wait(_POLL_S):
             with self._lock:
                 for supervised in list(self._running.values()):
-                    self._guarded(self._look_after, supervised)
+                    if not supervised.stopping:
+                        self._guarded(self._look_after, supervised)
 
     def _guarded(self, action: Callable[[Supervised], None], supervised: Supervised) -> None:
         try:
@@ -154,26 +222,47 @@ class Supervisor:
     def _look_after(self, supervised: Supervised) -> None:
         if supervised.restart_at_s is not None:
             if time.monotonic() >= supervised.restart_at_s:
-                supervised.restart()
-                self._set_status(supervised.tenant_id, supervised.processor_id, ProcessorStatus.RUNNING)
+                self._restart(supervised)
             return
-        supervised.sample()
         code = supervised.workers.exit_code()
         if code is None:
-            if supervised.failures and time.monotonic() - supervised.started_at_s > _STEADY_S:
-                supervised.failures = 0
+            if supervised.failures and time.monotonic() - supervised.started_at_s > self._patience.steady_s:
+                supervised.recover()
+                self._note(supervised, ProcessorStatus.RUNNING)
+            supervised.sample()
             return
-        error = supervised.workers.last_error() if code else None
-        status = ProcessorStatus.FAILED if code else ProcessorStatus.COMPLETED
-        record_run(self._storage, supervised.plan, supervised.run_id, status, supervised.workers.workers, error=error)
-        if code:
-            supervised.backoff()
-        if not code or supervised.failures >= _MAX_FAILURES:
-            del self._running[supervised.tenant_id, supervised.processor_id]
-            self._set_status(supervised.tenant_id, supervised.processor_id, status, error)
+        error = supervised.workers.last_error() if code else _ENDED_FROM_OUTSIDE
+        try:
+            self._failed(supervised, error)
+        finally:
+            supervised.record(ProcessorStatus.FAILED, error)
+
+    def _restart(self, supervised: Supervised) -> None:
+        try:
+            supervised.start()
+        except Exception as error:  # whatever it is, trying again each poll would not help
+            self._failed(supervised, _told(error))
         else:
+            self._note(supervised, ProcessorStatus.RUNNING)
+
+    def _failed(self, supervised: Supervised, error: str) -> None:
+        """Count a failure; the last one ends the processor. What is held here changes first, should the catalog not take it."""
+        supervised.fail(error, self._patience)
+        if supervised.failures < self._patience.max_failures:
             _log.warning("processor %s failed and is started again: %s", supervised.processor_id, error)
-            self._set_status(supervised.tenant_id, supervised.processor_id, ProcessorStatus.STARTING, error)
+            self._note(supervised, ProcessorStatus.STARTING)
+        else:
+            _log.error("processor %s failed %d times in a row: %s", supervised.processor_id, supervised.failures, error)
+            del self._running[supervised.tenant_id, supervised.processor_id]
+            self._note(supervised, ProcessorStatus.FAILED)
+
+    def _note(self, supervised: Supervised, status: ProcessorStatus) -> None:
+        self._set_status(supervised.tenant_id, supervised.processor_id, status, supervised.last_error)
 
     def _set_status(self, tenant_id: str, processor_id: str, status: ProcessorStatus, error: str | None = None) -> None:
         self._storage.catalog.set_processor_status(tenant_id, processor_id, status, last_error=error)
+
+
+def _told(error: Exception) -> str:
+    """An error in words for the catalog."""
+    return error.message if isinstance(error, BusError) else f"{type(error).__name__}: {error}"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from event_streaming_bus.flows.plan import Plan
+from event_streaming_bus.flows.recovery import worker_log
 from event_streaming_bus.flows.runner import ends_to_json
 from event_streaming_bus.flows.worker import prepare_recovery
 from event_streaming_bus.models import Split
@@ -18,6 +19,7 @@ from event_streaming_bus.store.storage import Storage
 
 DEFAULT_SNAPSHOT_INTERVAL_MS: Final = 1000
 _LOG_TAIL_BYTES: Final = 8192
+_STOP_POLL_S: Final = 0.02
 
 
 class WorkerGroup:
@@ -38,8 +40,9 @@ class WorkerGroup:
         snapshot_interval_ms: int = DEFAULT_SNAPSHOT_INTERVAL_MS,
     ) -> None:
         self.workers = workers
-        self.log_path = storage.folder / "logs" / plan.tenant_id / f"{plan.name}.log"
+        self.log_path = worker_log(storage, plan.tenant_id, plan.name)
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._failed: int | None = None
         prepare_recovery(storage, plan)
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         addresses = [f"127.0.0.1:{port}" for port in _free_ports(workers)] if workers > 1 else []
@@ -49,9 +52,13 @@ class WorkerGroup:
             *("--snapshot-interval-ms", str(snapshot_interval_ms), "--addresses", ";".join(addresses)),
             *(("--until", ends_to_json(until)) if until is not None else ()),
         ]
-        with self.log_path.open("wb") as log:
-            for index in range(workers):
-                self._processes.append(self._start([*command, "--index", str(index)], log))
+        try:
+            with self.log_path.open("wb") as log:
+                for index in range(workers):
+                    self._processes.append(self._start([*command, "--index", str(index)], log))
+        except BaseException:
+            self.kill()  # the workers that did start would wait for the others for ever
+            raise
 
     @staticmethod
     def _start(command: list[str], log: IO[bytes]) -> "subprocess.Popen[bytes]":
@@ -70,8 +77,10 @@ class WorkerGroup:
         codes = [process.poll() for process in self._processes]
         failed = next((code for code in codes if code not in (None, 0)), None)
         if failed is not None:
+            if self._failed is None:
+                self._failed = failed
             self.kill()
-            return failed
+            return self._failed
         return 0 if all(code == 0 for code in codes) else None
 
     def stop(self, timeout_s: float) -> int:
@@ -80,12 +89,13 @@ class WorkerGroup:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + timeout_s
-        for process in self._processes:
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        while time.monotonic() < deadline:
+            codes = [process.poll() for process in self._processes]
+            # One that was asked before it could listen, or that failed, leaves the others waiting for it for ever.
+            if None not in codes or any(code not in (None, 0) for code in codes):
+                break
+            time.sleep(_STOP_POLL_S)
+        self.kill()
         return max(abs(int(process.returncode)) for process in self._processes)
 
     def kill(self) -> None:
@@ -96,7 +106,9 @@ class WorkerGroup:
             process.wait()
 
     def last_error(self) -> str:
-        """The last thing a worker said of its failure."""
+        """The last thing a worker said of its failure; for one that was killed, by which signal."""
+        if self._failed is not None and self._failed < 0:
+            return f"a worker was ended from outside by {_signal_name(-self._failed)}"
         return last_error(self.log_path)
 
 
@@ -111,6 +123,13 @@ def last_error(log_path: Path) -> str:
         return "the worker left no log"
     ours = [line.removeprefix("esb: ") for line in lines if line.startswith("esb: ")]
     return (ours or lines or ["the worker ended without a word"])[-1]
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _free_ports(count: int) -> list[int]:

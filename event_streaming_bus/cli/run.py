@@ -1,8 +1,5 @@
 """``esb run``: run a flow file."""
 
-import contextlib
-import fcntl
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -16,12 +13,12 @@ from event_streaming_bus import ids
 from event_streaming_bus.cli.main import EXIT_ERROR, EXIT_INTERRUPTED, Settings, confirm
 from event_streaming_bus.cli.progress import Bar, progress_bar
 from event_streaming_bus.cli.tables import print_table
-from event_streaming_bus.errors import FlowError, InUseError
+from event_streaming_bus.errors import FlowError
 from event_streaming_bus.flows.deploy import deploy
-from event_streaming_bus.flows.marks import stage_owner, window_owner
 from event_streaming_bus.flows.metrics import ProcessorMetrics, flow_metrics, progress
 from event_streaming_bus.flows.plan import Plan
-from event_streaming_bus.flows.runner import current_ends, recovery_folder
+from event_streaming_bus.flows.recovery import forget, no_workers
+from event_streaming_bus.flows.runner import current_ends
 from event_streaming_bus.flows.runs import record_run
 from event_streaming_bus.flows.spec import load_flow
 from event_streaming_bus.flows.workers import DEFAULT_SNAPSHOT_INTERVAL_MS, WorkerGroup
@@ -167,17 +164,5 @@ def _print_metrics(metrics: list[ProcessorMetrics]) -> None:
 def _forget(storage: Storage, plan: Plan, yes: bool) -> None:
     """Forget snapshots and marks, after a warning: what the flow has written before stays, and comes a second time."""
     confirm(f"All output of the flow {plan.name} will be written again, beside what it has written before.", yes)
-    folder = recovery_folder(storage, plan)
-    with contextlib.ExitStack() as locks:
-        for path in folder.glob("worker-*.lock"):
-            file = locks.enter_context(path.open("a"))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InUseError(f"The flow {plan.name} is running; stop it before it starts from the beginning.") from None
-        for stage in plan.stages:
-            storage.log.drop_marks(stage_owner(plan.tenant_id, plan.name, stage.name))
-        for node in plan.nodes():
-            if node.is_aggregate:
-                storage.log.drop_marks(window_owner(plan.tenant_id, plan.name, node.name))
-        shutil.rmtree(folder, ignore_errors=True)
+    with no_workers(storage, plan.tenant_id, plan.name):
+        forget(storage, plan.tenant_id, plan.name, [node.name for node in plan.nodes()])
