@@ -13,7 +13,7 @@ from event_streaming_bus import ids
 from event_streaming_bus.cli.main import EXIT_ERROR, EXIT_INTERRUPTED, Settings, confirm
 from event_streaming_bus.cli.progress import Bar, progress_bar
 from event_streaming_bus.cli.tables import print_table
-from event_streaming_bus.errors import FlowError
+from event_streaming_bus.errors import FlowError, InUseError
 from event_streaming_bus.flows.deploy import deploy
 from event_streaming_bus.flows.metrics import ProcessorMetrics, flow_metrics, progress
 from event_streaming_bus.flows.plan import Plan
@@ -164,5 +164,8 @@ def _print_metrics(metrics: list[ProcessorMetrics]) -> None:
 def _forget(storage: Storage, plan: Plan, yes: bool) -> None:
     """Forget snapshots and marks, after a warning: what the flow has written before stays, and comes a second time."""
     confirm(f"All output of the flow {plan.name} will be written again, beside what it has written before.", yes)
-    with no_workers(storage, plan.tenant_id, plan.name):
-        forget(storage, plan.tenant_id, plan.name, [node.name for node in plan.nodes()])
+    try:
+        with no_workers(storage, plan.tenant_id, plan.name):
+            forget(storage, plan.tenant_id, plan.name, [node.name for node in plan.nodes()])
+    except InUseError:
+        raise InUseError(f"The flow {plan.name} is running; stop it before it starts from the beginning.") from None

@@ -339,7 +339,7 @@ async def test_what_another_service_runs_is_neither_stopped_nor_deleted(running:
     await one.stop_stream_processor(processor_id)
 
 
-@pytest.mark.filterwarnings("ignore:.*Inferred dependency")  # of the web framework, about handlers
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the web framework's, about how handlers are declared
 async def test_a_server_that_cannot_start_lets_go_of_its_history(running: Running) -> None:
     await running.service().create_stream_processor(config())
     damage(running)
