@@ -245,7 +245,9 @@ class KeyGroup(StatefulBatchLogic[KeyGroupMessage, SinkItem, bytes]):
 
     def _write(self, key_group: str, mark: WindowMark, closed: list[ClosedWindow], late: list[LateEvents]) -> SinkItem:
         mark.closed_through_ms = self._closed_through_ms
-        mark.cut = {split: position for split, position in self._clock.positions.items() if position}
+        # A split that is read again after a crash may still be behind what was written of it: the cut never goes back.
+        cut = mark.cut
+        mark.cut = {s: max(at, cut.get(s, 0)) for s, at in self._clock.positions.items() if at or s in cut}
         mark.late += sum(len(item.offsets) for item in late)
         mark.emitted += sum(window.state.count for window in closed)
         mark.windows += len(closed)

@@ -196,3 +196,13 @@ def test_the_watermark_never_goes_back(order: tuple[int, int]) -> None:
         clock.take(progress[i])
     clock.take(Progress({}, {"b": 2}))  # b, which is at 10, holds unread events again
     assert clock.watermark_ms == 50
+
+
+def test_late_events_of_a_split_that_is_still_read_again_are_not_counted_twice() -> None:
+    group = Group(("a", "b"), mark=WindowMark(closed_through_ms=100, cut={"a": 1, "b": 5}))
+    group.ends(a=2, b=5)
+    group.event("a", 1, 3)  # new, and late: it is written while b is still behind its cut
+    assert group.mark is not None
+    assert group.mark.cut == {"a": 2, "b": 5}
+    group.event("b", 4, 3)  # late, but written before the crash
+    assert group.late == [("a", 0, 1)]
