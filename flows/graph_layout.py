@@ -170,14 +170,14 @@ class _Layers:
         """The y of each cell's middle: as near to its neighbours' as its layer's order and the gaps allow."""
         middles = [0.0] * len(self._layer)
         distances = [[self._distance(one, below) for one, below in pairwise(layer)] for layer in self._order]
-        for layer, apart in zip(self._order, distances, strict=True):
+        layers = list(zip(self._order, distances, strict=True))
+        for layer, apart in layers:
             y = -sum(apart) / 2
             for number, cell in enumerate(layer):
                 middles[cell] = y
                 y += apart[number] if number < len(apart) else 0.0
         sides = ([self._before, self._after] * _SWEEPS)[:_SWEEPS]
         for near in [*sides, [one + two for one, two in zip(self._before, self._after, strict=True)]]:
-            layers = list(zip(self._order, distances, strict=True))
             for layer, apart in reversed(layers) if near is self._after else layers:
                 wanted = [_mean([middles[n] for n in near[cell]], middles[cell]) for cell in layer]
                 weights = [float(len(near[cell])) or 0.05 for cell in layer]

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Final
 from xml.sax.saxutils import escape
 
-from event_streaming_bus.flows.graph import Edge, EdgeKind, Graph, Node
+from event_streaming_bus.flows.graph import STREAM, Edge, EdgeKind, Graph, Node
 from event_streaming_bus.flows.graph_layout import Box, Lane, Layout, lay_out
 from event_streaming_bus.store.history_records import DEAD_LETTER_STREAM
 
@@ -224,7 +224,8 @@ class _Drawing:
         boxes = [self._layout.boxes[name] for name in self._dying]
         trunks = [self._layout.column_ends[name] + _TRUNK for name in self._dying]
         level = self._layout.height + _DRAIN_DROP
-        width, height = _size(Node(DEAD_LETTER_STREAM, "STREAM"))
+        stream = Node(DEAD_LETTER_STREAM, STREAM)
+        width, height = _size(stream)
         left = max(self._layout.width - width, max(trunks) + 2.5 * _TRUNK)
         lines = []
         for trunk in sorted(set(trunks)):
@@ -239,7 +240,7 @@ class _Drawing:
         elements = [f'    <path class="edge dead" d="{line}"/>' for line in lines]
         elements[-1] = elements[-1].replace("/>", f' marker-end="url(#{self._id}-{EdgeKind.ERRORS})"/>')
         box = Box(left, level - height / 2, width, height)
-        return [*elements, self._shape(Node(DEAD_LETTER_STREAM, "STREAM"), box)], box.right, box.bottom
+        return [*elements, self._shape(stream, box)], box.right, box.bottom
 
     # --- shapes ---------------------------------------------------------------------------------------------------------
 

@@ -5,11 +5,15 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Final
 from urllib.parse import quote
 
 from event_streaming_bus.errors import InUseError
 from event_streaming_bus.flows.marks import stage_owner, window_owner
 from event_streaming_bus.store.storage import Storage
+
+WORKER_LOCK: Final = "worker-{}.lock"
+"""The lock file that a worker holds while it runs, in the folder of the snapshots, by the worker's index."""
 
 
 def snapshots_folder(storage: Storage, tenant_id: str, flow: str) -> Path:
@@ -32,7 +36,7 @@ def _folder_name(name: str) -> str:
 def no_workers(storage: Storage, tenant_id: str, flow: str) -> Iterator[None]:
     """Inside, no worker of the flow runs, whichever process started it. ``InUseError`` if one does."""
     with ExitStack() as locks:
-        for path in snapshots_folder(storage, tenant_id, flow).glob("worker-*.lock"):
+        for path in snapshots_folder(storage, tenant_id, flow).glob(WORKER_LOCK.format("*")):
             file = locks.enter_context(path.open("a"))
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -8,7 +8,6 @@ The data folder is ``ESB_DATA`` (default ``./esb-data``).
 import signal
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from types import FrameType
 
 import msgspec
@@ -17,7 +16,6 @@ from bytewax.dataflow import Dataflow
 from event_streaming_bus.flows.build import build
 from event_streaming_bus.flows.deploy import deploy
 from event_streaming_bus.flows.plan import Plan
-from event_streaming_bus.flows.recovery import snapshots_folder
 from event_streaming_bus.flows.spec import FlowSpec, load_flow, parse_processor
 from event_streaming_bus.models import LANES, Split
 from event_streaming_bus.store.storage import Storage, open_storage
@@ -79,8 +77,3 @@ def stop_on_signals() -> None:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-
-
-def recovery_folder(storage: Storage, plan: Plan) -> Path:
-    """Where Bytewax keeps the snapshots of a flow."""
-    return snapshots_folder(storage, plan.tenant_id, plan.name)

@@ -8,18 +8,19 @@ from typing import Any, Final
 
 import msgspec
 
-from event_streaming_bus.errors import BusError, InvalidStateError
+from event_streaming_bus.errors import InvalidStateError
 from event_streaming_bus.flows.metrics import ProcessorMetrics, flow_metrics
+from event_streaming_bus.flows.plan import make_plan
 from event_streaming_bus.flows.recovery import forget, no_workers, worker_log
 from event_streaming_bus.flows.runner import plan_of_processor
-from event_streaming_bus.flows.spec import parse_processor, to_data
+from event_streaming_bus.flows.spec import FlowSpec, parse_processor, to_data
 from event_streaming_bus.flows.supervisor import Patience, Supervisor
 from event_streaming_bus.models import DEFAULT_TENANT, ProcessorStatus, rfc3339
 from event_streaming_bus.store.catalog import ProcessorRecord
 from event_streaming_bus.store.storage import Storage, open_storage
 
 _log: Final = logging.getLogger(__name__)
-_ACTIVE: Final = (ProcessorStatus.STARTING, ProcessorStatus.RUNNING)
+_HELD: Final = (ProcessorStatus.STARTING, ProcessorStatus.RUNNING, ProcessorStatus.STOPPING)
 
 
 class StreamManagementService:
@@ -44,19 +45,14 @@ class StreamManagementService:
 
     def _create(self, processor_config: Mapping[str, Any], tenant_id: str, user_id: str | None) -> str:
         spec = parse_processor(processor_config)
-        for key in (spec.source_stream_id, spec.target_stream_id or ""):
-            self._storage.log.find_stream(tenant_id, key)
-        catalog = self._storage.catalog
-        known = {record.processor_id for record in catalog.list_processors(tenant_id)}
+        names = (spec.source_stream_id, spec.target_stream_id or "")
+        streams = {name: self._storage.log.find_stream(tenant_id, name) for name in names}
+        # Planned before it is entered, under any name and id: what is refused must not be in the list.
+        flow = FlowSpec(name=spec.processor_name, tenant_id=tenant_id, processors=(spec,))
+        make_plan(flow, streams, {spec.processor_name: ""})
         config = msgspec.json.encode(to_data(spec)).decode()
-        processor_id = catalog.create_processor(tenant_id, spec.processor_name, config, created_by=user_id).processor_id
-        try:
-            plan_of_processor(tenant_id, processor_id, self._storage)
-        except BusError:
-            if processor_id not in known:  # what was refused must not be in the list
-                catalog.delete_processor(tenant_id, processor_id)
-            raise
-        return processor_id
+        record = self._storage.catalog.create_processor(tenant_id, spec.processor_name, config, created_by=user_id)
+        return record.processor_id
 
     async def start_stream_processor(self, processor_id: str, tenant_id: str = DEFAULT_TENANT) -> None:
         """Start a processor. It goes on where it was when it last ran.
@@ -189,7 +185,7 @@ def _is_own_flow(record: ProcessorRecord) -> bool:
 
 def _was_left(record: ProcessorRecord) -> bool:
     """Whether the catalog says that some service runs the processor, or is stopping it."""
-    return _is_own_flow(record) and record.status in (*_ACTIVE, ProcessorStatus.STOPPING)
+    return _is_own_flow(record) and record.status in _HELD
 
 
 def _record_data(record: ProcessorRecord) -> dict[str, Any]:

@@ -21,10 +21,10 @@ from event_streaming_bus.errors import BusError, InUseError
 from event_streaming_bus.flows.build import build
 from event_streaming_bus.flows.deploy import deploy
 from event_streaming_bus.flows.plan import Plan
+from event_streaming_bus.flows.recovery import WORKER_LOCK, snapshots_folder
 from event_streaming_bus.flows.runner import (
     ends_from_json,
     plan_of_processor,
-    recovery_folder,
     stop_on_signals,
     stopping,
 )
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         storage = open_storage(options.data)
         plan = _plan(options, storage)
-        folder = recovery_folder(storage, plan)
+        folder = snapshots_folder(storage, plan.tenant_id, plan.name)
         with _lock(folder, options.index):
             until = ends_from_json(options.until) if options.until else None
             flow = build(plan, storage, until=until, stopping=stopping)
@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def prepare_recovery(storage: Storage, plan: Plan) -> Path:
     """The flow's recovery folder, made if it is missing. Call it before workers start, once."""
-    folder = recovery_folder(storage, plan)
+    folder = snapshots_folder(storage, plan.tenant_id, plan.name)
     if not any(folder.glob("part-*.sqlite3")):
         folder.mkdir(parents=True, exist_ok=True)
         init_db_dir(folder, RECOVERY_PARTITIONS)
@@ -110,7 +110,7 @@ def _die_with(parent: int) -> None:
 
 def _lock(folder: Path, index: int) -> IO[str]:
     """The worker's lock file, locked. A worker whose parent was killed lets go within a moment, so wait a little."""
-    file = (folder / f"worker-{index}.lock").open("w")
+    file = (folder / WORKER_LOCK.format(index)).open("w")
     deadline = time.monotonic() + _LOCK_PATIENCE_S
     while True:
         try:
