@@ -61,6 +61,7 @@ class ProcessorType(StrEnum):
     AGGREGATE = "AGGREGATE"
     JOIN = "JOIN"
     WINDOW = "WINDOW"
+    DEDUPLICATE = "DEDUPLICATE"
     CUSTOM = "CUSTOM"
 
 
