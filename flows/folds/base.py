@@ -25,7 +25,7 @@ class Entry(NamedTuple):
 
     ``side``: LEFT or RIGHT for a JOIN, otherwise LEFT. The RIGHT side of a lookup is handed over before the LEFT one at the
     same time (``rank`` says so: it sorts before the event id). ``key``: the group's values as a JSON array. ``value`` is what
-    the fold keeps of the event: a tuple of the aggregated fields' values, or the ``Event``. ``index``: the event's place in
+    the fold keeps of the event: a tuple of the aggregated fields' values, or the ``Event``. ``place``: the index of the event in
     its chunk.
     """
 
