@@ -63,12 +63,14 @@ class Accumulator:
             merge(into, other)
 
     def save(self) -> tuple[int, list[tuple[Any, ...]], list[FieldPartial] | None]:
+        """All that is kept, to be pickled before adding goes on: it is not copied."""
         return self.count, self._columns, self._partials
 
     @classmethod
     def load(
         cls, plans: Sequence[FieldPlan], saved: tuple[int, list[tuple[Any, ...]], list[FieldPartial] | None]
     ) -> "Accumulator":
+        """An accumulator that goes on from what ``save`` returned; ``plans`` are those of then."""
         accumulator = cls(plans)
         accumulator.count, accumulator._columns, accumulator._partials = saved
         return accumulator

@@ -276,6 +276,15 @@ def member(enum: type[StrEnum], unavailable: Collection[str] = ()) -> Reader:
 
 def expression(value: object, path: Path, problems: Problems) -> Any:
     """An expression over an event's envelope, parsed. A number, true or false stands for itself."""
+    return _expression(value, path, problems, Scope.ENVELOPE)
+
+
+def payload_expression(value: object, path: Path, problems: Problems) -> Any:
+    """An expression over a payload, whose fields are its names; parsed. A number, true or false stands for itself."""
+    return _expression(value, path, problems, Scope.PAYLOAD)
+
+
+def _expression(value: object, path: Path, problems: Problems, scope: Scope) -> Any:
     if isinstance(value, bool):
         value = "true" if value else "false"
     elif isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
@@ -285,7 +294,7 @@ def expression(value: object, path: Path, problems: Problems) -> Any:
         return BAD
     where = format_path(path)
     try:
-        return parse(source, Scope.ENVELOPE, where=where)
+        return parse(source, scope, where=where)
     except ExpressionError as error:
         # The place is told once, with its file and line, by Problems.
         return problems.add(path, error.message.removeprefix(f"{where}: "))

@@ -200,7 +200,7 @@ class WindowEmitter:
         payload["window_start"] = rfc3339(window.start_ms)
         payload["window_end"] = rfc3339(window.end_ms)
         for item, position in self._fields:
-            payload[item.name] = window.state.count if position is None else result(item.function, window.state.fields[position])
+            payload[item.name] = window.state.count if position is None else result(item, window.state.fields[position])
         return payload
 
     def _event(self, window: ClosedWindow, payload: dict[str, Any]) -> Event:

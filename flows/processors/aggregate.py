@@ -4,11 +4,17 @@ An output payload holds the group's fields, ``window_start``, ``window_end`` and
 """
 
 from collections.abc import Callable, Iterator
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from event_streaming_bus.expressions import Expression
+from event_streaming_bus.flows.aggregations.functions import (
+    OPTIONS,
+    Aggregation,
+    AggregationFunction,
+    make_aggregation,
+)
 from event_streaming_bus.flows.checker import (
     BAD,
     Field,
@@ -19,8 +25,10 @@ from event_streaming_bus.flows.checker import (
     choice,
     dotted_path,
     list_of,
+    payload_expression,
     read_table,
     required,
+    suggest,
     text,
 )
 
@@ -36,34 +44,19 @@ MAX_AGGREGATIONS: Final = 100
 MAX_GROUP_FIELDS: Final = 20
 WINDOW_START: Final = "window_start"
 WINDOW_END: Final = "window_end"
-
-
-class AggregationFunction(StrEnum):
-    """How values are summed up. ``count`` counts events, or with a field the events in which it is present."""
-
-    SUM = "sum"
-    COUNT = "count"
-    AVG = "avg"
-    MIN = "min"
-    MAX = "max"
-
-
-class Aggregation(msgspec.Struct, frozen=True, kw_only=True):
-    """One output value: a function over a field of the payload, and the name it is written under.
-
-    ``field`` is None for a bare ``count`` only.
-    """
-
-    function: AggregationFunction
-    field: FieldPath | None
-    name: str
+UPDATE_FIELDS: Final = ("revision", "is_final")
+"""What an output has besides where windows give out updates."""
 
 
 class AggregateLogic(msgspec.Struct, frozen=True, kw_only=True):
-    """The ``processing_logic`` of an AGGREGATE. No two of its output names are equal. No ``group_by``: one group."""
+    """The ``processing_logic`` of an AGGREGATE. No two of its output names are equal. No ``group_by``: one group.
+
+    ``having`` is an expression over an output payload; what it does not hold for is not written.
+    """
 
     aggregations: tuple[Aggregation, ...]
     group_by: tuple[FieldPath, ...] = ()
+    having: Expression | None = None
 
     @property
     def group_names(self) -> tuple[str, ...]:
@@ -71,60 +64,40 @@ class AggregateLogic(msgspec.Struct, frozen=True, kw_only=True):
         return tuple("_".join(path) for path in self.group_by)
 
     def to_data(self) -> dict[str, object]:
-        items = [_aggregation_data(item) for item in self.aggregations]
+        items = [item.to_data() for item in self.aggregations]
         short = {_SHORT.get(key, key): value for key, value in items[0].items()}
         data: dict[str, object] = short if len(items) == 1 else {"aggregations": items}
         if self.group_by:
             data["group_by"] = [".".join(path) for path in self.group_by]
+        if self.having is not None:
+            data["having"] = self.having.text
         return data
 
 
 _SHORT: Final = {"function": "aggregation_function", "field": "aggregation_field"}
-
-
-def _aggregation_data(item: Aggregation) -> dict[str, object]:
-    data: dict[str, object] = {"function": item.function.value}
-    if item.field is not None:
-        data["field"] = ".".join(item.field)
-    if item.name != default_name(item.function, item.field):
-        data["as"] = item.name
-    return data
-
-
-def default_name(function: AggregationFunction, field: FieldPath | None) -> str:
-    """``<function>_<field>``, dots turned into underscores; the bare function without a field."""
-    return "_".join((function.value, *(field or ())))
-
-
 _FUNCTION: Final = choice([item.value for item in AggregationFunction], fold=str.lower)
 _NAME: Final = text(r"[^.\s]([^.]*[^.\s])?", "a field name without dots", 200)
 _AGGREGATION: Final[Table] = {
     "function": required(_FUNCTION),
     "field": Field(dotted_path),
     "as": Field(_NAME),
+    **OPTIONS,
 }
 
 
 def _read_aggregation(value: object, path: Path, problems: Problems) -> Any:
     values = read_table(value, path, _AGGREGATION, problems)
-    if values is None:
-        return BAD
-    return _aggregation(values["function"], values["field"], values["as"], (*path, "field"), problems)
-
-
-def _aggregation(function: str, field: FieldPath | None, name: str | None, field_at: Path, problems: Problems) -> Any:
-    kind = AggregationFunction(function)
-    if field is None and kind is not AggregationFunction.COUNT:
-        return problems.add(field_at, f"required, but missing: {kind} needs a field; only count does without")
-    return Aggregation(function=kind, field=field, name=name or default_name(kind, field))
+    return BAD if values is None else make_aggregation(values, path, "field", problems)
 
 
 _LOGIC: Final[Table] = {
     "aggregation_function": Field(_FUNCTION),
     "aggregation_field": Field(dotted_path),
     "as": Field(_NAME),
+    **OPTIONS,
     "aggregations": Field(list_of(_read_aggregation, least=1, most=MAX_AGGREGATIONS)),
     "group_by": Field(list_of(dotted_path, most=MAX_GROUP_FIELDS), default=()),
+    "having": Field(payload_expression),
 }
 
 
@@ -134,7 +107,7 @@ def read_logic(value: object, path: Path, problems: Problems) -> Any:
     if values is None:
         return BAD
     function, several = values["aggregation_function"], values["aggregations"]
-    short = [key for key in ("aggregation_function", "aggregation_field", "as") if values[key] is not None]
+    short = [key for key in (*_SHORT.values(), "as", *OPTIONS) if values[key] not in (None, ())]
     aggregations: tuple[Aggregation, ...]
     if several is not None:
         if short:
@@ -143,13 +116,15 @@ def read_logic(value: object, path: Path, problems: Problems) -> Any:
     elif function is None:
         return problems.add(path, "expected aggregation_function (with aggregation_field) or a list of aggregations")
     else:
-        one = _aggregation(function, values["aggregation_field"], values["as"], (*path, "aggregation_field"), problems)
+        values |= {"function": function, "field": values["aggregation_field"]}
+        one = make_aggregation(values, path, "aggregation_field", problems)
         if one is BAD:
             return BAD
         aggregations = (one,)
-    logic = AggregateLogic(aggregations=aggregations, group_by=values["group_by"])
+    logic = AggregateLogic(aggregations=aggregations, group_by=values["group_by"], having=values["having"])
     writers = [f"aggregations[{i}]" for i in range(len(several))] if several else ["aggregation_function"]
-    return logic if _names_differ(logic, writers, path, problems) else BAD
+    fine = _names_differ(logic, writers, path, problems)
+    return logic if _having_is_over_outputs(logic, (*path, "having"), problems) and fine else BAD
 
 
 def _names_differ(logic: AggregateLogic, writers: list[str], path: Path, problems: Problems) -> bool:
@@ -167,6 +142,16 @@ def _names_differ(logic: AggregateLogic, writers: list[str], path: Path, problem
             fine = False
         taken.setdefault(name, writer)
     return fine
+
+
+def _having_is_over_outputs(logic: AggregateLogic, path: Path, problems: Problems) -> bool:
+    if logic.having is None:
+        return True
+    outputs = [*logic.group_names, WINDOW_START, WINDOW_END, *(item.name for item in logic.aggregations)]
+    unknown = sorted(logic.having.names - {*outputs, *UPDATE_FIELDS})
+    for name in unknown:
+        problems.add(path, f"{name} is no output field{suggest(name, outputs)} (output fields: {', '.join(outputs)})")
+    return not unknown
 
 
 def payload_paths(spec: "ProcessorSpec") -> Iterator[FieldPath]:
