@@ -12,7 +12,7 @@ from event_streaming_bus.flows.aggregations.sums import Number, expansion
 _COMPACT_AT: Final = 16
 
 
-class FieldPartial(msgspec.Struct, array_like=True):
+class FieldPartial(msgspec.Struct, array_like=True, gc=False):
     """What is kept of one field: of how many values, their exact sum in two parts, and their extremes by type.
 
     ``has_floats`` makes the type of the result independent of which of two equal values came first. ``kept`` has the states
