@@ -11,13 +11,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import bench_flows
 import bench_history
+import bench_joins
 import bench_log
 from harness import Figure, Result, measure
 
 from event_streaming_bus.cli.tables import print_table
 
 HISTORY = Figure("history: rows loaded with steps", "rows/s", bench_history.history_load, 200_000)
-FIGURES = [*bench_log.FIGURES, *bench_flows.FIGURES, HISTORY]
+FIGURES = [*bench_log.FIGURES, *bench_flows.FIGURES, *bench_joins.FIGURES, HISTORY]
 
 
 def main() -> int:
