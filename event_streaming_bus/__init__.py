@@ -15,6 +15,8 @@ _NAMES: Final = {
     "EventConfig": "models",
     "EventPriority": "models",
     "EventPublishingService": "publishing",
+    "KeyState": "flows.key_state",
+    "RetryableError": "flows.retries",
     "SchemaRegistryService": "registry.service",
     "StreamConfig": "models",
     "StreamManagementService": "flows.service",
@@ -27,6 +29,8 @@ __all__ = [
     "EventConfig",
     "EventPriority",
     "EventPublishingService",
+    "KeyState",
+    "RetryableError",
     "SchemaRegistryService",
     "StreamConfig",
     "StreamManagementService",
@@ -36,6 +40,8 @@ __all__ = [
 
 if TYPE_CHECKING:
     from event_streaming_bus.bus import Bus, open_bus
+    from event_streaming_bus.flows.key_state import KeyState
+    from event_streaming_bus.flows.retries import RetryableError
     from event_streaming_bus.flows.service import StreamManagementService
     from event_streaming_bus.models import Event, EventConfig, EventPriority, StreamConfig
     from event_streaming_bus.publishing import EventPublishingService

@@ -67,11 +67,12 @@ class Tally(msgspec.Struct):
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """An event that a processor with state failed on, at the horizon ``at_ms``."""
+    """An event that a processor with state failed on, at the horizon ``at_ms``, after so many attempts."""
 
     at_ms: int
     entry: Entry
     error: Exception
+    attempts: int = 1
 
 
 class Fold(Protocol):
