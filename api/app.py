@@ -11,6 +11,7 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 
 from event_streaming_bus import __version__
+from event_streaming_bus.api.dead_letters import DeadLettersController
 from event_streaming_bus.api.docs_page import PlainPage
 from event_streaming_bus.api.events import MAX_BATCH_BYTES, EventsController
 from event_streaming_bus.api.health import health, live, ready
@@ -73,6 +74,7 @@ def create_app(services: Services, *, hosts: Sequence[str] = LOOPBACK_HOSTS) -> 
             StreamsController,
             EventsController,
             ProcessorsController,
+            DeadLettersController,
             HistoryController,
         ],
         dependencies={"services": Provide(lambda: services, sync_to_thread=False)},

@@ -1,5 +1,6 @@
 """What the API's handlers work with, built once for the app."""
 
+from event_streaming_bus.flows.dead_letters import DeadLetterService
 from event_streaming_bus.flows.service import StreamManagementService
 from event_streaming_bus.publishing import EventPublishingService
 from event_streaming_bus.store.history import History
@@ -14,6 +15,7 @@ class Services:
         self.history = History(storage)
         self.publishing = EventPublishingService(storage)
         self.processors = StreamManagementService(storage)
+        self.dead_letters = DeadLetterService(storage)
 
     def close(self) -> None:
         """Stop the processors, load what is left of history, and let go of it."""

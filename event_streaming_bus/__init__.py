@@ -11,6 +11,7 @@ __version__: Final = "0.1.0"
 
 _NAMES: Final = {
     "Bus": "bus",
+    "DeadLetterService": "flows.dead_letters",
     "Event": "models",
     "EventConfig": "models",
     "EventPriority": "models",
@@ -25,6 +26,7 @@ _NAMES: Final = {
 
 __all__ = [
     "Bus",
+    "DeadLetterService",
     "Event",
     "EventConfig",
     "EventPriority",
@@ -40,6 +42,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from event_streaming_bus.bus import Bus, open_bus
+    from event_streaming_bus.flows.dead_letters import DeadLetterService
     from event_streaming_bus.flows.key_state import KeyState
     from event_streaming_bus.flows.retries import RetryableError
     from event_streaming_bus.flows.service import StreamManagementService

@@ -13,6 +13,7 @@ from event_streaming_bus.store.log.base import EventLog
 from event_streaming_bus.store.storage import Storage, open_storage
 
 if TYPE_CHECKING:
+    from event_streaming_bus.flows.dead_letters import DeadLetterService
     from event_streaming_bus.flows.service import StreamManagementService
 
 
@@ -45,6 +46,12 @@ class Bus:
         from event_streaming_bus.flows.service import StreamManagementService  # loads Bytewax: only for those who need it
 
         return StreamManagementService(self.storage)
+
+    @cached_property
+    def dead_letters(self) -> "DeadLetterService":
+        from event_streaming_bus.flows.dead_letters import DeadLetterService
+
+        return DeadLetterService(self.storage)
 
     def create_stream(self, name: str, *, tenant_id: str = DEFAULT_TENANT, partitions: int = 1) -> StreamInfo:
         """Make a stream, or find the one that is there with the same settings. ``log.create_stream`` takes all settings."""

@@ -77,6 +77,10 @@ class EventNotFoundError(NotFoundError):
     """The event is not in the history."""
 
 
+class DeadLetterNotFoundError(NotFoundError):
+    """The dead letter does not exist. ``esb dead-letters list --status all`` shows what there is."""
+
+
 class AlreadyExistsError(BusError):
     """Something with this name exists already, with other settings."""
 

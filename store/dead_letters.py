@@ -32,6 +32,7 @@ def dead_letter(
         "error_message": message,
         "attempts": attempts,
         "failed_at_ms": failed_at_ms,
+        **({"causation_id": event.causation_id} if event_id != event.event_id and event.causation_id is not None else {}),
         **more,
     }
     return msgspec.structs.replace(
@@ -39,4 +40,23 @@ def dead_letter(
         event_id=event_id,
         causation_id=event.event_id if event_id != event.event_id else event.causation_id,
         metadata={**(event.metadata or {}), "dead_letter": why},
+    )
+
+
+def told_of(event: Event) -> dict[str, Any]:
+    """What a dead letter tells of its death; nothing for an event that is no dead letter."""
+    why = (event.metadata or {}).get("dead_letter")
+    return why if isinstance(why, dict) else {}
+
+
+def original(letter: Event) -> Event:
+    """The event that a dead letter was made of, as ``dead_letter`` was given it."""
+    why = told_of(letter)
+    event_id = why.get("event_id", letter.event_id)
+    metadata = {name: value for name, value in (letter.metadata or {}).items() if name != "dead_letter"}
+    return msgspec.structs.replace(
+        letter,
+        event_id=event_id,
+        causation_id=why.get("causation_id") if event_id != letter.event_id else letter.causation_id,
+        metadata=metadata or None,
     )

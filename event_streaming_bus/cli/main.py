@@ -20,6 +20,7 @@ EXIT_INTERRUPTED: Final = 130
 
 # Commands are imported when they are called, so that `esb stream list` does not wait for Bytewax, DuckDB and Litestar.
 _COMMANDS: Final = {
+    "dead-letters": ("event_streaming_bus.cli.dead_letters", "List, show, retry and drop dead letters."),
     "graph": ("event_streaming_bus.cli.graph", "Draw a flow file."),
     "history": ("event_streaming_bus.cli.sql", "Rebuild the history, or see how far it has come."),
     "publish": ("event_streaming_bus.cli.publish", "Publish the rows of a file to a stream."),
@@ -43,7 +44,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = getattr(import_module(_COMMANDS[cmd_name][0]), cmd_name)
+        command: click.Command = getattr(import_module(_COMMANDS[cmd_name][0]), cmd_name.replace("-", "_"))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

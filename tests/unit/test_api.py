@@ -14,6 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
+from event_streaming_bus.bus import open_bus
+from event_streaming_bus.models import InvalidEventPolicy, StreamConfig
+
 ESB = Path(sys.executable).with_name("esb")
 
 
@@ -73,6 +76,61 @@ def test_streams_are_made_listed_described_and_dropped(http: httpx.Client) -> No
     assert len(made(http.get("/api/v1/streams/api-streams"))["splits"]) == 8
     made(http.delete(f"/api/v1/streams/{stream['stream_id']}"))
     refused(http.get("/api/v1/streams/api-streams"), 404)
+
+
+def test_dead_letters_are_listed_retried_and_dropped(http: httpx.Client, server: tuple[Path, str]) -> None:
+    with open_bus(server[0]) as bus:
+        schema = bus.schemas.register({"schema_name": "letters", "json_schema": {"type": "object", "required": ["total"]}})
+        config = StreamConfig(name="api-letters", schema_id=schema.schema_id, on_invalid=InvalidEventPolicy.DEAD_LETTER)
+        bus.log.create_stream(config)
+    for n in range(5):
+        body = {"event_type": "t", "event_id": f"letter-{n}", "stream_id": "api-letters", "payload": {"n": n}, "key": f"k{n % 2}"}
+        made(http.post("/api/v1/events", json=body))
+    letters, wanted = "/api/v1/dead-letters", {"stream": "api-letters"}
+    page = made(http.get(letters, params=wanted | {"limit": 3}))
+    following = made(http.get(letters, params=wanted | {"cursor": page["next_cursor"]}))
+    ids = [letter["dead_letter_id"] for letter in page["dead_letters"] + following["dead_letters"]]
+    assert (ids, following["next_cursor"]) == ([f"letter-{n}" for n in range(5)], None)
+    newest = made(http.get(letters, params=wanted | {"newest_first": "true", "key": "k0"}))["dead_letters"]
+    assert [letter["dead_letter_id"] for letter in newest] == ["letter-4", "letter-2", "letter-0"]
+    assert made(http.get(f"{letters}/letter-1"))["payload"] == {"n": 1}
+    assert made(http.post(f"{letters}/letter-0/retry"))["result"] == "FAILED"
+    answer = made(http.post(f"{letters}/retry", json={"filter": wanted | {"key": "k0"}}))
+    assert [report["result"] for report in answer["reports"]] == ["FAILED", "WAITING", "WAITING"]
+    assert made(http.delete(f"{letters}/letter-0"))["result"] == "DROPPED"
+    made(http.delete("/api/v1/streams/api-letters"))
+    refused(http.post(f"{letters}/letter-2/retry"), 409)
+    made(http.post("/api/v1/streams", json={"name": "api-letters"}))
+    assert made(http.post(f"{letters}/letter-2/retry")) == {
+        "dead_letter_id": "letter-2",
+        "result": "RETRIED",
+        "message": None,
+        "events_written": 1,
+    }
+    assert made(http.post(f"{letters}/drop", json={"ids": ["letter-3"]}))["counts"]["dropped"] == 1
+    rest = made(http.post(f"{letters}/retry", json={"filter": wanted}))
+    assert ({name: count for name, count in rest["counts"].items() if count}, rest["truncated"]) == ({"retried": 2}, False)
+    assert made(http.get("/api/v1/streams/api-letters"))["events"] == 3
+    statuses = {
+        d["dead_letter_id"]: d["status"] for d in made(http.get(letters, params=wanted | {"status": "all"}))["dead_letters"]
+    }
+    assert [statuses[f"letter-{n}"] for n in range(5)] == ["DROPPED", "RETRIED", "RETRIED", "DROPPED", "RETRIED"]
+
+
+def test_what_cannot_be_done_with_a_dead_letter_is_a_problem(http: httpx.Client) -> None:
+    letters = "/api/v1/dead-letters"
+    for answer in (http.get(f"{letters}/none"), http.post(f"{letters}/none/retry"), http.delete(f"{letters}/none")):
+        assert refused(answer, 404)["dead_letter_id"] == "none"
+    assert "expected one of OPEN" in refused(http.get(letters, params={"status": "lost"}), 400)["detail"]
+    assert "limit" in refused(http.get(letters, params={"limit": 100_000}), 400)["detail"]
+    assert "cursor" in refused(http.get(letters, params={"cursor": "x"}), 400)["detail"]
+    for body, told in (
+        ({}, "ids, filter: expected one of the two"),
+        ({"filter": {"proccessor": "p"}}, "filter.proccessor: unknown field; did you mean 'processor'?"),
+        ({"filter": {"status": "DROPPED"}}, "filter.status: only OPEN letters"),
+    ):
+        for action in ("retry", "drop"):
+            assert told in refused(http.post(f"{letters}/{action}", json=body), 400)["detail"]
 
 
 def test_an_event_is_published_once_and_found_at_once(http: httpx.Client) -> None:

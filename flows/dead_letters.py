@@ -1,0 +1,240 @@
+"""Managing dead letters: list, look at, retry and drop them. The same service is behind the REST API and ``esb dead-letters``."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from event_streaming_bus.errors import FencedError, InUseError, InvalidInputError, InvalidStateError
+from event_streaming_bus.flows.letter_retries import MAX_TRIES, LetterReport, Result, Retrier
+from event_streaming_bus.models import DEFAULT_TENANT, rfc3339
+from event_streaming_bus.store.letters import (
+    MAX_PAGE_LETTERS,
+    Letter,
+    LetterBox,
+    LetterFilter,
+    LetterState,
+    LetterStatus,
+)
+from event_streaming_bus.store.storage import Storage, open_storage
+
+MAX_IDS: Final = 1000
+MAX_REPORTED: Final = 1000
+ALL: Final = "ALL"
+
+
+class DeadLetterService:
+    """Lists, retries and drops dead letters. Safe to use from any thread and any number of processes.
+
+    A letter is retried at most once with success, and then never again: what comes of it is written in the transaction that
+    makes it RETRIED. Retrying does not disturb the flow that the letter comes from, running or not, and its counts stay.
+    """
+
+    def __init__(self, storage: Storage | None = None) -> None:
+        self._storage = storage or open_storage()
+
+    async def list_dead_letters(
+        self,
+        tenant_id: str = DEFAULT_TENANT,
+        *,
+        stream: str | None = None,
+        processor: str | None = None,
+        error_type: str | None = None,
+        key: str | None = None,
+        status: str = LetterStatus.OPEN,
+        limit: int = 100,
+        cursor: str | None = None,
+        newest_first: bool = False,
+    ) -> dict[str, Any]:
+        """A page of letters, without their payloads: ``dead_letters``, and ``next_cursor``, which is null on the last page.
+
+        They come with the most urgent lane first, and within a lane in the order in which they were written, or with
+        ``newest_first`` against it. ``status`` is OPEN, RETRIED, DROPPED or ALL. One call looks at some 100,000 letters: a page
+        may be short, or empty, although there are more, as ``next_cursor`` says.
+        """
+        wanted = letter_filter(status, stream=stream, processor=processor, error_type=error_type, key=key)
+        if not 1 <= limit <= MAX_PAGE_LETTERS:
+            raise InvalidInputError(f"limit: expected 1 to {MAX_PAGE_LETTERS}, got {limit}")
+        page = await asyncio.to_thread(
+            lambda: self._box(tenant_id).page(wanted, limit=limit, cursor=cursor, newest_first=newest_first)
+        )
+        return {"dead_letters": [letter_data(letter) for letter in page.letters], "next_cursor": page.next_cursor}
+
+    async def get_dead_letter(self, dead_letter_id: str, tenant_id: str = DEFAULT_TENANT) -> dict[str, Any]:
+        """A letter with its event: envelope, payload and metadata as they were. Raises ``DeadLetterNotFoundError``."""
+        return whole_letter_data(await asyncio.to_thread(lambda: self._box(tenant_id).find(dead_letter_id)))
+
+    async def retry_dead_letter(self, dead_letter_id: str, tenant_id: str = DEFAULT_TENANT) -> dict[str, Any]:
+        """Retry one letter; returns its report: RETRIED, or FAILED with the new error.
+
+        Raises ``DeadLetterNotFoundError``, and ``InvalidStateError`` if the letter is not OPEN or cannot be retried.
+        """
+        return await asyncio.to_thread(lambda: _only(self.retry([dead_letter_id], tenant_id=tenant_id)))
+
+    async def retry_dead_letters(
+        self, ids: Sequence[str] | None = None, tenant_id: str = DEFAULT_TENANT, *, where: LetterFilter | None = None
+    ) -> dict[str, Any]:
+        """Retry the letters with these ids, or the OPEN ones of a filter; returns how many came to which end, and reports.
+
+        See ``retry``. ``reports`` has at most 1000, those of letters that were not retried first among them.
+        """
+        return await asyncio.to_thread(lambda: summary(self.retry(ids, where=where, tenant_id=tenant_id)))
+
+    def retry(
+        self, ids: Sequence[str] | None = None, *, where: LetterFilter | None = None, tenant_id: str = DEFAULT_TENANT
+    ) -> Iterator[LetterReport]:
+        """Retry letters, blocking; the report of each comes when it is on disk.
+
+        An event that broke its stream's schema is checked again, against the schema the stream has now, and appended to it. One
+        that a processor failed on goes through that processor and those below it again. Each is RETRIED then; one that
+        fails again is FAILED and stays OPEN, with the new error noted.
+
+        Order: letters of one key, lane and step are retried in the order in which they were written. Where one fails, the later
+        ones of this call are WAITING, and stay as they were. REFUSED are letters that are not OPEN, and those that cannot be
+        retried: the report says why. Letters that are written while the call runs are not in it.
+
+        Raises ``DeadLetterNotFoundError`` for an id before anything is changed.
+        """
+        box = self._box(tenant_id)
+        return Retrier(self._storage, tenant_id).retry(_selected(box, ids, where))
+
+    async def drop_dead_letter(self, dead_letter_id: str, tenant_id: str = DEFAULT_TENANT) -> dict[str, Any]:
+        """Drop one letter; returns its report.
+
+        Raises ``DeadLetterNotFoundError``, and ``InvalidStateError`` if it was RETRIED.
+        """
+        return await asyncio.to_thread(lambda: _only(self.drop([dead_letter_id], tenant_id=tenant_id)))
+
+    async def drop_dead_letters(
+        self, ids: Sequence[str] | None = None, tenant_id: str = DEFAULT_TENANT, *, where: LetterFilter | None = None
+    ) -> dict[str, Any]:
+        """Drop the letters with these ids, or the OPEN ones of a filter; returns what ``retry_dead_letters`` does."""
+        return await asyncio.to_thread(lambda: summary(self.drop(ids, where=where, tenant_id=tenant_id)))
+
+    def drop(
+        self, ids: Sequence[str] | None = None, *, where: LetterFilter | None = None, tenant_id: str = DEFAULT_TENANT
+    ) -> Iterator[LetterReport]:
+        """Drop letters, blocking: they stay on ``_dead_letters``, but are done with. One that was RETRIED is REFUSED."""
+        box = self._box(tenant_id)
+        return self._drop(box, _selected(box, ids, where))
+
+    def count(self, where: LetterFilter, tenant_id: str = DEFAULT_TENANT) -> int:
+        """How many letters the filter wants. All of those that may be wanted are looked at: about 0.2 million a second."""
+        return sum(map(len, self._box(tenant_id).blocks(where)))
+
+    def _drop(self, box: LetterBox, blocks: Iterable[list[Letter]]) -> Iterator[LetterReport]:
+        for letters in blocks:
+            for _ in range(MAX_TRIES):
+                now_ms = time.time_ns() // 1_000_000
+                marks = [
+                    box.mark(letter, LetterState(LetterStatus.DROPPED, letter.state.retries, letter.state.last_error, now_ms))
+                    for letter in letters
+                    if letter.state.status is LetterStatus.OPEN
+                ]
+                try:
+                    if marks:
+                        self._storage.log.append([], marks=marks)
+                    break
+                except FencedError:  # somebody else has changed one of the letters since it was read
+                    letters = box.renewed(letters)
+            else:
+                raise InUseError("Others keep changing the same dead letters; try again when they are done.")
+            for letter in letters:
+                if letter.state.status is LetterStatus.RETRIED:
+                    yield LetterReport(letter.letter_id, Result.REFUSED, "it is RETRIED already")
+                else:
+                    yield LetterReport(letter.letter_id, Result.DROPPED)
+
+    def _box(self, tenant_id: str) -> LetterBox:
+        return LetterBox(self._storage.log, self._storage.dead_letters(tenant_id))
+
+
+def letter_filter(status: str = LetterStatus.OPEN, /, **fields: str | None) -> LetterFilter:
+    """A filter whose status is told as text, in any case; ``ALL`` wants letters of every status."""
+    if status.upper() == ALL:
+        return LetterFilter(status=None, **fields)
+    try:
+        return LetterFilter(status=LetterStatus(status.upper()), **fields)
+    except ValueError:
+        accepted = ", ".join([*LetterStatus, ALL])
+        raise InvalidInputError(f"status: expected one of {accepted}, got {status!r}") from None
+
+
+def letter_data(letter: Letter) -> dict[str, Any]:
+    """What happened to the event, and what became of the letter, as plain data."""
+    why, event, state = letter.why, letter.event, letter.state
+    failed_at_ms = why.get("failed_at_ms")
+    return {
+        "dead_letter_id": letter.letter_id,
+        "status": state.status.value,
+        "retries": state.retries,
+        "last_error": state.last_error,
+        "changed_at": None if state.changed_at_ms is None else rfc3339(state.changed_at_ms),
+        "failed_at": rfc3339(failed_at_ms) if isinstance(failed_at_ms, int) else None,
+        "stream": why.get("stream"),
+        "stream_id": why.get("stream_id"),
+        "step": why.get("step"),
+        "processor_id": why.get("processor_id"),
+        "error_type": why.get("error_type"),
+        "error_message": why.get("error_message"),
+        "attempts": why.get("attempts"),
+        "event_id": why.get("event_id", letter.letter_id),
+        "event_type": event.event_type,
+        "key": event.key,
+        "priority": event.priority.value,
+        "timestamp": rfc3339(event.timestamp_ms),
+    }
+
+
+def whole_letter_data(letter: Letter) -> dict[str, Any]:
+    """As ``letter_data``, with where the event was read, its metadata and its payload."""
+    event = letter.original()
+    data = letter_data(letter) | {"position": letter.place() or None, "metadata": event.metadata}
+    data |= {name: getattr(event, name) for name in ("source_capability", "correlation_id", "causation_id", "user_id")}
+    try:
+        return data | {"payload": event.payload}
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return data | {"payload_base64": event.data}
+
+
+def summary(reports: Iterable[LetterReport]) -> dict[str, Any]:
+    """How many letters came to which end, and the first reports, those of letters with which it was not done in front."""
+    counts: Counter[str] = Counter()
+    done: list[LetterReport] = []
+    others: list[LetterReport] = []
+    for report in reports:
+        counts[report.result.value.lower()] += 1
+        kept = done if report.result in (Result.RETRIED, Result.DROPPED) else others
+        if len(kept) < MAX_REPORTED:
+            kept.append(report)
+    shown = [*others, *done][:MAX_REPORTED]
+    return {
+        "counts": {result.value.lower(): counts[result.value.lower()] for result in Result},
+        "reports": [msgspec.to_builtins(report) for report in shown],
+        "truncated": sum(counts.values()) > len(shown),
+    }
+
+
+def _selected(box: LetterBox, ids: Sequence[str] | None, where: LetterFilter | None) -> Iterable[list[Letter]]:
+    """The letters meant, block by block."""
+    if (ids is None) == (where is None):
+        raise InvalidInputError("ids, filter: expected one of the two: the ids of dead letters, or a filter")
+    if ids is not None:
+        if len(ids) > MAX_IDS:
+            raise InvalidInputError(f"ids: at most {MAX_IDS:,} are accepted, got {len(ids):,}; use a filter")
+        return box.find_all(ids)
+    if where is None or where.status is not LetterStatus.OPEN:
+        raise InvalidInputError("filter.status: only OPEN letters can be retried or dropped; leave it out")
+    return box.blocks(where)
+
+
+def _only(reports: Iterable[LetterReport]) -> dict[str, Any]:
+    (report,) = reports
+    if report.result is Result.REFUSED:
+        raise InvalidStateError(
+            f"The dead letter {report.dead_letter_id}: {report.message}", dead_letter_id=report.dead_letter_id
+        )
+    return dict(msgspec.to_builtins(report))
