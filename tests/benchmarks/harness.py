@@ -6,13 +6,17 @@ from typing import NamedTuple
 
 
 class Figure(NamedTuple):
-    """One thing to measure. ``run`` does it once and returns the figure; more is better unless ``unit`` is a time."""
+    """One thing to measure. ``run`` does it once and returns the figure; more is better unless ``unit`` is a time or a size.
+
+    ``baseline`` names the figure that this one is told as a ratio to; ``target_ratio`` is what that ratio should be at least.
+    """
 
     name: str
     unit: str
     run: Callable[[], float]
     target: float | None = None
     baseline: str | None = None
+    target_ratio: float | None = None
 
 
 class Result(NamedTuple):
@@ -25,13 +29,17 @@ class Result(NamedTuple):
     high: float
     target: float | None
     ratio: float | None
+    target_ratio: float | None
 
     @property
     def met(self) -> bool | None:
-        """Whether the target is met; ``None`` without one."""
-        if self.target is None:
-            return None
-        return self.median <= self.target if self.unit.startswith("ms") else self.median >= self.target
+        """Whether the targets are met; ``None`` without one."""
+        met = []
+        if self.target is not None:
+            met.append(self.median <= self.target if self.unit.startswith(("ms", "MB")) else self.median >= self.target)
+        if self.target_ratio is not None and self.ratio is not None:
+            met.append(self.ratio >= self.target_ratio)
+        return all(met) if met else None
 
 
 def measure(figures: list[Figure], rounds: int, told: Callable[[str], None]) -> list[Result]:
@@ -51,6 +59,7 @@ def measure(figures: list[Figure], rounds: int, told: Callable[[str], None]) -> 
             max(runs[figure.name]),
             figure.target,
             medians[figure.name] / medians[figure.baseline] if figure.baseline else None,
+            figure.target_ratio,
         )
         for figure in figures
     ]
