@@ -3,19 +3,25 @@
 import msgspec
 
 from event_streaming_bus.errors import ConfigError, SchemaError, StreamNotFoundError
+from event_streaming_bus.flows.kept_flow import settle_kept_flow, starts_anew
 from event_streaming_bus.flows.plan import Plan, make_plan, missing_stream
+from event_streaming_bus.flows.plan_diff import NOTHING_ALLOWED, Allowed
 from event_streaming_bus.flows.spec import FlowSpec, StreamSpec, to_data
 from event_streaming_bus.models import StreamConfig, StreamInfo
 from event_streaming_bus.registry.service import SchemaRegistryService
 from event_streaming_bus.store.storage import Storage
 
 
-def deploy(spec: FlowSpec, storage: Storage) -> Plan:
+def deploy(spec: FlowSpec, storage: Storage, allowed: Allowed = NOTHING_ALLOWED) -> Plan:
     """Make what the flow declares and is not there yet, and plan it. Doing it again changes nothing.
 
+    Raises ``FlowError``, before anything is made, if the flow has run before and the changed one would drop or misread its state
+    without leave; see ``plan_diff``. With leave, the state of processors that are gone is dropped, and a flow of which some
+    processor must be rebuilt forgets all of its state, so that it starts from the beginning.
     Raises ``StreamNotFoundError`` for a stream that is neither declared nor there, ``AlreadyExistsError`` for one that is there
     with other settings, and the registry's errors for its schemas; each names the place in the flow.
     """
+    anew = starts_anew(spec, storage, allowed)
     registry = SchemaRegistryService(storage)
     for i, schema in enumerate(spec.schemas):
         try:
@@ -25,6 +31,7 @@ def deploy(spec: FlowSpec, storage: Storage) -> Plan:
     for stream in spec.streams:
         storage.log.create_stream(_stream_config(stream, spec.tenant_id, registry))
     streams = _find_streams(spec, storage)
+    settle_kept_flow(spec, storage, anew=anew)
     processor_ids = {
         processor.processor_name: storage.catalog.upsert_processor(
             spec.tenant_id,

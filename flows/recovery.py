@@ -2,13 +2,14 @@
 
 import fcntl
 import shutil
+import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from event_streaming_bus.errors import InUseError
+from event_streaming_bus.errors import InUseError, StorageError
 from event_streaming_bus.flows.marks import stage_owner, window_owner
 from event_streaming_bus.store.storage import Storage
 
@@ -54,3 +55,21 @@ def forget(storage: Storage, tenant_id: str, flow: str, processor_names: Iterabl
         storage.log.drop_marks(stage_owner(tenant_id, flow, name))
         storage.log.drop_marks(window_owner(tenant_id, flow, name))
     shutil.rmtree(snapshots_folder(storage, tenant_id, flow), ignore_errors=True)
+
+
+def forget_processor(storage: Storage, tenant_id: str, flow: str, state_name: str) -> None:
+    """Forget how far one processor of a flow has come and what state it holds; the others go on where they were.
+
+    Call it inside ``no_workers``. Without it, a processor that is entered again under the name would go on with what the old
+    one left.
+    """
+    for path in snapshots_folder(storage, tenant_id, flow).glob("part-*.sqlite3"):
+        # Bytewax has no way to drop the snapshots of a step that is gone. Its steps are named by flow and processor.
+        step = f"{flow}.{state_name}:"
+        try:
+            with closing(sqlite3.connect(path)) as snapshots, snapshots:
+                snapshots.execute("DELETE FROM snaps WHERE substr(step_id, 1, ?) = ?", (len(step), step))
+        except sqlite3.Error as error:
+            raise StorageError(f"{path}: the snapshots of {state_name} cannot be dropped: {error}") from error
+    storage.log.drop_marks(stage_owner(tenant_id, flow, state_name))
+    storage.log.drop_marks(window_owner(tenant_id, flow, state_name))

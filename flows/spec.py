@@ -73,6 +73,7 @@ class ProcessorSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One processor. ``processing_logic`` is of the struct of its type; ``window`` is there for windowed types only.
 
     ``source_stream_id`` is a stream's name or id, or another processor of the flow, whose output is then read directly.
+    ``renamed_from`` is the name under which it was first run; it stays for as long as its state is to be kept.
     """
 
     processor_name: str
@@ -85,6 +86,12 @@ class ProcessorSpec(msgspec.Struct, frozen=True, kw_only=True):
     state_store_config: StateStoreSpec | None = None
     parallelism: int = 1
     error_handling_strategy: ErrorHandlingStrategy = ErrorHandlingStrategy.DEAD_LETTER
+    renamed_from: str | None = None
+
+    @property
+    def state_name(self) -> str:
+        """The name that its state, its marks and the ids of its output go by. No two processors of a flow share one."""
+        return self.renamed_from or self.processor_name
 
     def to_data(self) -> dict[str, object]:
         data = _plain_fields(self)
@@ -184,6 +191,7 @@ _PROCESSOR_TABLE: Final[Table] = {
     "state_store_config": Field(_mapping),
     "parallelism": Field(integer(1, MAX_PARALLELISM), default=1),
     "error_handling_strategy": Field(member(ErrorHandlingStrategy), default=ErrorHandlingStrategy.DEAD_LETTER),
+    "renamed_from": Field(_PROCESSOR_NAME),
 }
 
 

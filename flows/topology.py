@@ -44,6 +44,7 @@ def check_topology(flow: Mapping[Any, object], problems: Problems) -> None:
     for link in named:
         if link.name in stream_names | targets:
             problems.add((*link.path, "processor_name"), f"{link.name!r} is a stream's name too; rename one of them")
+    _check_state_names(_items(flow, "processors"), by_name, problems)
     for link in links:
         _check_source(link, by_name, problems)
         _check_output(link, links, problems)
@@ -78,6 +79,23 @@ def _check_unique(named: list[tuple[Path, str, object, str]], problems: Problems
         if name in first:
             problems.add((*path, key), f"the {noun} {name!r} is there already, as {first[name]}")
         first.setdefault(name, here)
+
+
+def _check_state_names(items: list[tuple[Path, Mapping[Any, object]]], by_name: Mapping[str, _Link], problems: Problems) -> None:
+    """Report processors that claim the state of one that is still there, or the same state."""
+    claimed: dict[str, object] = {}
+    for path, item in items:
+        old = item.get("renamed_from")
+        if not isinstance(old, str):
+            continue
+        here = (*path, "renamed_from")
+        if old == item.get("processor_name"):
+            problems.add(here, f"{old!r} is its name now; leave it out")
+        elif old in by_name:
+            problems.add(here, f"there still is a processor {old!r}, whose state stays its own; leave renamed_from out")
+        elif old in claimed:
+            problems.add(here, f"{claimed[old]!r} was renamed from {old!r} too; the state can go to one of them only")
+        claimed.setdefault(old, item.get("processor_name"))
 
 
 def _check_source(link: _Link, by_name: Mapping[str, _Link], problems: Problems) -> None:

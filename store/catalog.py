@@ -171,6 +171,11 @@ class Catalog:
         with self._db.transaction(f"updating processor {processor_id}") as db:
             db.execute(SQL["update_processor_status"], (status.value, last_error, _now_ms(), tenant_id, processor_id))
 
+    def rename_processor(self, tenant_id: str, processor_id: str, processor_name: str) -> None:
+        """Give a processor another name, which no other of its flow may have; its id stays."""
+        with self._db.transaction(f"renaming processor {processor_id}") as db:
+            db.execute(SQL["update_processor_name"], (processor_name, _now_ms(), tenant_id, processor_id))
+
     def delete_processor(self, tenant_id: str, processor_id: str) -> None:
         """Forget a processor. Raises ``ProcessorNotFoundError``."""
         self.get_processor(tenant_id, processor_id)

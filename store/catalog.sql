@@ -43,6 +43,9 @@ UPDATE processors SET config = ?, updated_at_ms = ? WHERE processor_id = ?;
 -- name: update_processor_status
 UPDATE processors SET status = ?, last_error = ?, updated_at_ms = ? WHERE tenant_id = ? AND processor_id = ?;
 
+-- name: update_processor_name
+UPDATE processors SET processor_name = ?, updated_at_ms = ? WHERE tenant_id = ? AND processor_id = ?;
+
 -- name: select_processors
 SELECT processor_id, tenant_id, flow, processor_name, config, status, created_by, created_at_ms, updated_at_ms, last_error
 FROM processors

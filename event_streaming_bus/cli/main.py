@@ -20,9 +20,11 @@ EXIT_INTERRUPTED: Final = 130
 
 # Commands are imported when they are called, so that `esb stream list` does not wait for Bytewax, DuckDB and Litestar.
 _COMMANDS: Final = {
+    "check": ("event_streaming_bus.cli.check", "Say what is wrong with flow files, or may be."),
     "dead-letters": ("event_streaming_bus.cli.dead_letters", "List, show, retry and drop dead letters."),
     "graph": ("event_streaming_bus.cli.graph", "Draw a flow file."),
     "history": ("event_streaming_bus.cli.sql", "Rebuild the history, or see how far it has come."),
+    "plan": ("event_streaming_bus.cli.plan", "Say what a changed flow does to its state."),
     "publish": ("event_streaming_bus.cli.publish", "Publish the rows of a file to a stream."),
     "read": ("event_streaming_bus.cli.read", "Print the events of a stream."),
     "run": ("event_streaming_bus.cli.run", "Run a flow file."),
@@ -73,6 +75,12 @@ class Settings:
         from event_streaming_bus.store.storage import open_storage
 
         return open_storage(self.data)
+
+    def open_existing(self) -> Any:
+        """The storage of the data folder if there is one, else None: none is made."""
+        from event_streaming_bus.store.storage import data_folder, open_storage
+
+        return open_storage(self.data) if (data_folder(self.data) / "log.db").exists() else None
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -15,9 +15,10 @@ from event_streaming_bus.cli.progress import Bar, progress_bar
 from event_streaming_bus.cli.tables import print_table
 from event_streaming_bus.errors import FlowError, InUseError
 from event_streaming_bus.flows.deploy import deploy
+from event_streaming_bus.flows.kept_flow import starts_anew
 from event_streaming_bus.flows.metrics import ProcessorMetrics, flow_metrics, progress
 from event_streaming_bus.flows.plan import Plan
-from event_streaming_bus.flows.recovery import forget, no_workers
+from event_streaming_bus.flows.plan_diff import Allowed
 from event_streaming_bus.flows.runner import current_ends
 from event_streaming_bus.flows.runs import record_run
 from event_streaming_bus.flows.spec import load_flow
@@ -34,7 +35,9 @@ _STOP_TIMEOUT_S: Final = 30.0
 @click.option("--until-end", is_flag=True, help="Process what the streams hold now, close every window, and end.")
 @click.option("--workers", type=click.IntRange(1, 64), help="Worker processes.  [default: the flow's parallelism]")
 @click.option("--from-start", is_flag=True, help="Forget how far the flow has come and write all of its output again.")
-@click.option("--yes", is_flag=True, help="Do not ask (with --from-start).")
+@click.option("--rebuild", metavar="NAME", multiple=True, help="As --from-start, if the changed processor NAME needs it.")
+@click.option("--drop-state", metavar="NAME", multiple=True, help="Give up the state of NAME, which is no longer in the flow.")
+@click.option("--yes", is_flag=True, help="Do not ask (with --from-start and --rebuild).")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts of each processor as JSON.")
 @click.option("--snapshot-interval-ms", type=click.IntRange(50), default=DEFAULT_SNAPSHOT_INTERVAL_MS, show_default=True)
 @click.pass_obj
@@ -44,6 +47,8 @@ def run(
     until_end: bool,
     workers: int | None,
     from_start: bool,
+    rebuild: tuple[str, ...],
+    drop_state: tuple[str, ...],
     yes: bool,
     as_json: bool,
     snapshot_interval_ms: int,
@@ -52,9 +57,15 @@ def run(
     if not Path(file).exists():
         raise FlowError(f"{file}: there is no such file")
     storage: Storage = settings.open()
-    plan = deploy(load_flow(file), storage)
-    if from_start:
-        _forget(storage, plan, yes)
+    spec = load_flow(file)
+    allowed = Allowed(frozenset(rebuild), frozenset(drop_state), anything=from_start)
+    if anew := starts_anew(spec, storage, allowed):
+        confirm(f"All output of the flow {spec.name} will be written again, beside what it has written before.", yes)
+    try:
+        plan = deploy(spec, storage, allowed)
+    except InUseError:
+        before = "starts from the beginning" if anew else "changes"
+        raise InUseError(f"The flow {spec.name} is running; stop it before it {before}.", flow=spec.name) from None
     code, error = run_plan(storage, plan, file, workers=workers, until_end=until_end, snapshot_interval_ms=snapshot_interval_ms)
     metrics = flow_metrics(plan, storage)
     if as_json:
@@ -159,13 +170,3 @@ def _print_metrics(metrics: list[ProcessorMetrics]) -> None:
         for m in metrics
     ]
     print_table(["processor", *names, "watermark"], rows)
-
-
-def _forget(storage: Storage, plan: Plan, yes: bool) -> None:
-    """Forget snapshots and marks, after a warning: what the flow has written before stays, and comes a second time."""
-    confirm(f"All output of the flow {plan.name} will be written again, beside what it has written before.", yes)
-    try:
-        with no_workers(storage, plan.tenant_id, plan.name):
-            forget(storage, plan.tenant_id, plan.name, [node.name for node in plan.nodes()])
-    except InUseError:
-        raise InUseError(f"The flow {plan.name} is running; stop it before it starts from the beginning.") from None

@@ -48,6 +48,11 @@ class Expression:
     names: frozenset[str] = field(repr=False, compare=False)
     _node: ast.expr = field(repr=False, compare=False)
 
+    @property
+    def tree(self) -> ast.expr:
+        """The checked syntax tree, for those who reason about the expression. It is shared: leave it as it is."""
+        return self._node
+
     def source(self, resolve: Resolve) -> str:
         """Python code of the expression, to be pasted into generated code in parentheses.
 

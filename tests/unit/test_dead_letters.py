@@ -14,9 +14,9 @@ from event_streaming_bus.errors import DeadLetterNotFoundError, InvalidInputErro
 from event_streaming_bus.flows.build import build
 from event_streaming_bus.flows.dead_letters import MAX_IDS, letter_filter
 from event_streaming_bus.flows.deploy import deploy
+from event_streaming_bus.flows.letter_retries import LetterReport
 from event_streaming_bus.flows.metrics import flow_metrics
 from event_streaming_bus.flows.plan import Plan
-from event_streaming_bus.flows.letter_retries import LetterReport
 from event_streaming_bus.flows.runner import current_ends
 from event_streaming_bus.flows.spec import parse_flow
 from event_streaming_bus.models import Event, EventConfig, EventPriority, InvalidEventPolicy, StreamConfig
