@@ -235,8 +235,13 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
 
 
 def rfc3339(time_ms: int) -> str:
-    """``2013-01-01T10:00:00.000Z``: UTC with milliseconds."""
-    text = (_EPOCH + time_ms * _MILLISECOND).isoformat(timespec="milliseconds")
+    """``2013-01-01T10:00:00.000Z``: UTC with milliseconds. Times before the year 1 or after 9999, as a window of an event at
+    their very ends may have, are given as the first or the last millisecond of these years."""
+    try:
+        at = _EPOCH + time_ms * _MILLISECOND
+    except OverflowError:
+        at = _EPOCH + (_MIN_TIME_MS if time_ms < 0 else _MAX_TIME_MS) * _MILLISECOND
+    text = at.isoformat(timespec="milliseconds")
     return text.removesuffix("+00:00") + "Z"
 
 

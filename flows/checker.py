@@ -232,6 +232,18 @@ def integer(low: int, high: int | None = None) -> Reader:
     return read
 
 
+def boolean(value: object, path: Path, problems: Problems) -> Any:
+    """True or false."""
+    return value if isinstance(value, bool) else problems.reject(path, "true or false", value)
+
+
+def fraction(value: object, path: Path, problems: Problems) -> Any:
+    """A number from 0 to 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        return problems.reject(path, "a number from 0 to 1", value)
+    return float(value)
+
+
 def duration_ms(low: int) -> Reader:
     """A duration in milliseconds, from ``low`` up to a hundred years."""
     in_words = integer(low)
@@ -274,17 +286,7 @@ def member(enum: type[StrEnum], unavailable: Collection[str] = ()) -> Reader:
     return read
 
 
-def expression(value: object, path: Path, problems: Problems) -> Any:
-    """An expression over an event's envelope, parsed. A number, true or false stands for itself."""
-    return _expression(value, path, problems, Scope.ENVELOPE)
-
-
-def payload_expression(value: object, path: Path, problems: Problems) -> Any:
-    """An expression over a payload, whose fields are its names; parsed. A number, true or false stands for itself."""
-    return _expression(value, path, problems, Scope.PAYLOAD)
-
-
-def _expression(value: object, path: Path, problems: Problems, scope: Scope) -> Any:
+def _read_expression(value: object, path: Path, problems: Problems, scope: Scope) -> Any:
     if isinstance(value, bool):
         value = "true" if value else "false"
     elif isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
@@ -298,6 +300,15 @@ def _expression(value: object, path: Path, problems: Problems, scope: Scope) -> 
     except ExpressionError as error:
         # The place is told once, with its file and line, by Problems.
         return problems.add(path, error.message.removeprefix(f"{where}: "))
+
+
+def expression_in(scope: Scope) -> Reader:
+    """An expression in a scope, parsed. A number, true or false stands for itself."""
+    return lambda value, path, problems: _read_expression(value, path, problems, scope)
+
+
+expression: Final = expression_in(Scope.ENVELOPE)
+"""An expression over an event's envelope."""
 
 
 def dotted_path(value: object, path: Path, problems: Problems) -> Any:

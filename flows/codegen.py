@@ -1,11 +1,14 @@
-"""Turns the stateless part of a stage into one Python function over a chunk of events.
+"""Turns neighbouring processors into one Python function over a chunk of events.
 
 The function loops once over the events. Each processor is a few lines in the loop, nested in those of the processor whose
 output it reads; its expressions are pasted in as native code. Only the top-level fields that the processors touch are decoded,
 into a struct made for them, unless one of the processors needs the whole payload. An exception in one processor's lines counts
 against that processor and that event only.
+
+A tree ends at processors with state, for which events are gathered by key group, and at those that make several events of one.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -13,18 +16,20 @@ from typing import Any, TypeAlias
 import msgspec
 
 from event_streaming_bus.expressions import ENVELOPE_NAMES, NAMESPACE, Expression
-from event_streaming_bus.flows.plan import Node
+from event_streaming_bus.flows.plan import Edge, Node
+from event_streaming_bus.flows.processors import ends_tree, kind_of
 
 Failure: TypeAlias = tuple[int, int, Exception]
 """(position of the node among the tree's nodes, index of the event, what was raised)"""
 
 
 class Code:
-    """Lines of Python being written, and the constants they use."""
+    """Lines of Python being written, and the constants they use. ``prologue`` runs once, before the loop."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.constants: dict[str, object] = dict(NAMESPACE) | {"Exception": Exception, "str": str}
+        self.prologue: list[str] = []
+        self.constants: dict[str, object] = dict(NAMESPACE) | {"Exception": Exception, "str": str, "int": int}
         self._depth = 0
 
     def line(self, text: str) -> None:
@@ -58,6 +63,7 @@ class Reading:
         self, payload: str, columns: set[str], fields: dict[str, str] | None, replaced: dict[str, str] | None = None
     ) -> None:
         self.payload = payload
+        self.is_mapped = replaced is not None
         self._columns = columns
         self._fields = fields
         self._replaced = replaced or {}
@@ -78,6 +84,11 @@ class Reading:
         self._columns.add(column)
         return self._nested(f"c_{column}[i]", rest)
 
+    def column(self, name: str) -> str:
+        """The code that reads the field ``name`` of the event as it is in the log."""
+        self._columns.add(name)
+        return f"c_{name}[i]"
+
     def field(self, path: Sequence[str]) -> str:
         """The code that reads a dotted path of the payload; null where there is nothing."""
         top, *rest = path
@@ -94,28 +105,30 @@ class Reading:
 
 
 class Tree(msgspec.Struct, frozen=True):
-    """A compiled tree: ``run(items, columns)`` returns ``(outputs, failures)``.
+    """A compiled tree: ``run(items, columns, future)`` returns ``(outputs, failures)``.
 
-    ``items`` are pairs of index and payload; ``columns`` the envelope columns named in ``columns``, by name. ``outputs`` has one
-    collection per node, in the order of ``nodes``; what is in it is the node type's business.
-    ``decoder`` decodes payloads to what ``run`` takes.
+    ``items`` are pairs of index and payload; ``columns`` the envelope columns named in ``columns``, by name; ``future`` the
+    indexes of events that are too far ahead of their time. ``outputs`` has one collection per node, in the order of ``nodes``;
+    what is in it is the node type's business. ``decoder`` decodes payloads to what ``run`` takes. ``roots`` are the numbers of
+    the nodes that see every event, and in how many ways; ``mapped`` the numbers of those that see another payload than that of
+    the event.
     """
 
     nodes: tuple[Node, ...]
-    run: Callable[[Any, dict[str, Sequence[Any]]], tuple[list[Any], list[Failure]]]
+    roots: dict[int, int]
+    mapped: frozenset[int]
+    run: Callable[..., tuple[list[Any], list[Failure]]]
     columns: frozenset[str]
     decoder: "msgspec.json.Decoder[Any]"
     source: str
 
 
-def compile_tree(roots: Sequence[Node], *, decoded: bool = False) -> Tree:
-    """Compile the trees under ``roots``, which all read the same events. ``decoded``: their payloads are dicts already."""
-    from event_streaming_bus.flows.processors import PROCESSOR_TYPES
-
-    nodes = tuple(node for root in roots for node in root.walk_stateless())
+def compile_tree(roots: Sequence[Edge]) -> Tree:
+    """Compile the trees under ``roots``, which all read the same events."""
+    nodes = tuple(_members(roots))
     index_of = {node.number: i for i, node in enumerate(nodes)}
-    code, columns = Code(), set[str]()
-    touched = None if decoded else _touched(roots)
+    columns, mapped = set[str](), set[int]()
+    touched = _touched(roots)
     payload_type: Any = dict[str, Any]
     fields: dict[str, str] | None = None
     if touched is not None:
@@ -124,43 +137,69 @@ def compile_tree(roots: Sequence[Node], *, decoded: bool = False) -> Tree:
             "Payload", [(field, Any, None) for field in fields.values()], rename={f: n for n, f in fields.items()}, gc=False
         )
     body = Code()
-    body.constants = code.constants
 
-    def generate(node: Node, reading: Reading) -> None:
-        kind = PROCESSOR_TYPES[node.spec.processor_type]
-        kind.generate(node, f"{index_of[node.number]}", body, reading, lambda below: children(node, below))
+    def generate(edge: Edge, reading: Reading) -> None:
+        node = edge.node
+        if reading.is_mapped:
+            mapped.add(node.number)
+        kind = kind_of(node.spec)
 
-    def children(node: Node, reading: Reading) -> None:
-        for child in node.children:
-            generate(child, reading)
+        def below(of_children: Reading) -> None:
+            for child in node.children:
+                generate(child, of_children)
 
-    with body.block("def run(items, columns):"):
+        kind.generate(node, f"{index_of[node.number]}", body, reading, below, edge.side)
+
+    with body.block("def run(items, columns, future=()):"):
         body.line("#columns")
         body.line("failures = []")
         for i, node in enumerate(nodes):
-            body.line(f"o{i} = {PROCESSOR_TYPES[node.spec.processor_type].collection}")
+            body.line(f"o{i} = {kind_of(node.spec).collection_of(node.spec)}")
         with body.block("for i, p in items:"):
             for root in roots:
                 generate(root, Reading("p", columns, fields))
         body.line(f"return [{', '.join(f'o{i}' for i in range(len(nodes)))}], failures")
     at = body.lines.index("    #columns")
     body.lines[at : at + 1] = [f"    c_{name} = columns[{name!r}]" for name in sorted(columns)]
+    body.lines[at:at] = [f"    {line}" for line in body.prologue]
     run = body.define("run")
-    return Tree(nodes, run, frozenset(columns), msgspec.json.Decoder(payload_type), "\n".join(body.lines))
+    return Tree(
+        nodes,
+        dict(Counter(edge.node.number for edge in roots)),
+        frozenset(mapped),
+        run,
+        frozenset(columns),
+        msgspec.json.Decoder(payload_type),
+        "\n".join(body.lines),
+    )
 
 
-def _touched(roots: Sequence[Node]) -> set[str] | None:
+def _members(edges: Sequence[Edge]) -> list[Node]:
+    """The nodes of a tree, each once, after all those that it reads: a JOIN may read two of them."""
+    found: dict[int, Node] = {}
+
+    def visit(edges: Sequence[Edge]) -> None:
+        for edge in reversed(edges):
+            if edge.node.number in found:
+                continue
+            if not ends_tree(edge.node.spec):
+                visit(edge.node.children)
+            found[edge.node.number] = edge.node
+
+    visit(edges)
+    return list(found.values())[::-1]
+
+
+def _touched(roots: Sequence[Edge]) -> set[str] | None:
     """The top-level payload fields that the trees read from the source's payload; ``None`` if one reads the whole."""
-    from event_streaming_bus.flows.processors import PROCESSOR_TYPES
-
     touched: set[str] = set()
 
-    def visit(node: Node) -> bool:
-        kind = PROCESSOR_TYPES[node.spec.processor_type]
-        for path in kind.payload_paths(node.spec):
+    def visit(edge: Edge) -> bool:
+        kind = kind_of(edge.node.spec)
+        for path in kind.payload_paths(edge.node.spec, edge.side):
             if not path:
                 return False
             touched.add(path[0])
-        return not kind.keeps_payload or all(map(visit, node.children))
+        return not kind.keeps_payload or all(map(visit, edge.node.children))
 
     return touched if all(map(visit, roots)) else None

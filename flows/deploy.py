@@ -6,6 +6,7 @@ from event_streaming_bus.errors import ConfigError, SchemaError, StreamNotFoundE
 from event_streaming_bus.flows.kept_flow import settle_kept_flow, starts_anew
 from event_streaming_bus.flows.plan import Plan, make_plan, missing_stream
 from event_streaming_bus.flows.plan_diff import NOTHING_ALLOWED, Allowed
+from event_streaming_bus.flows.processors import has_state
 from event_streaming_bus.flows.spec import FlowSpec, StreamSpec, to_data
 from event_streaming_bus.models import StreamConfig, StreamInfo
 from event_streaming_bus.registry.service import SchemaRegistryService
@@ -42,7 +43,7 @@ def deploy(spec: FlowSpec, storage: Storage, allowed: Allowed = NOTHING_ALLOWED)
         ).processor_id
         for processor in spec.processors
     }
-    return make_plan(spec, streams, processor_ids)
+    return make_plan(spec, streams, processor_ids, _make_changelogs(spec, storage))
 
 
 def _stream_config(stream: StreamSpec, tenant_id: str, registry: SchemaRegistryService) -> StreamConfig:
@@ -65,12 +66,33 @@ def _stream_config(stream: StreamSpec, tenant_id: str, registry: SchemaRegistryS
 def _find_streams(spec: FlowSpec, storage: Storage) -> dict[str, StreamInfo]:
     streams: dict[str, StreamInfo] = {}
     for number, processor in enumerate(spec.processors):
-        for key in ("source_stream_id", "target_stream_id"):
-            name = getattr(processor, key)
-            if name is None or name in streams or (key == "source_stream_id" and spec.processor(name) is not None):
+        named = [("source_stream_id", "processing_logic.join_stream_id")[i] for i in range(len(spec.sources_of(processor)))]
+        places = [
+            (key, source.name)
+            for key, source in zip(named, spec.sources_of(processor), strict=True)
+            if spec.processor(source.name) is None
+        ]
+        if processor.target_stream_id is not None:
+            places.append(("target_stream_id", processor.target_stream_id))
+        for key, name in places:
+            if name in streams:
                 continue
             try:
                 streams[name] = storage.log.find_stream(spec.tenant_id, name)
             except StreamNotFoundError as error:
                 raise missing_stream(spec, number, key, error) from error
     return streams
+
+
+def _make_changelogs(spec: FlowSpec, storage: Storage) -> dict[str, StreamInfo]:
+    """The streams for changes of state, by processor; made where they are missing."""
+    changelogs: dict[str, StreamInfo] = {}
+    for processor in spec.processors:
+        store = processor.state_store_config
+        if store is not None and store.changelog_topic is not None and has_state(processor):
+            try:
+                changelogs[processor.processor_name] = storage.log.find_stream(spec.tenant_id, store.changelog_topic)
+            except StreamNotFoundError:
+                config = StreamConfig(name=store.changelog_topic, tenant_id=spec.tenant_id)
+                changelogs[processor.processor_name] = storage.log.create_stream(config)
+    return changelogs

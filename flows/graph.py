@@ -70,19 +70,16 @@ def graph_of(spec: FlowSpec) -> Graph:
 
     Errors that no processor reads go to the stream ``_dead_letters`` if the strategy keeps them (DEAD_LETTER and RETRY).
     """
-    names = {processor.processor_name for processor in spec.processors}
     plain: Any = spec.to_data().get("processors", ())
     nodes = {stream.name: Node(stream.name, STREAM) for stream in spec.streams}
     edges: list[Edge] = []
     for processor, data in zip(spec.processors, plain, strict=True):
-        right = getattr(processor.processing_logic, "right_stream_id", None)
-        for source, side in ((processor.source_stream_id, "left"), (right, "right")):
-            if source is None:
-                continue
-            giver, kind = _port(source, names)
-            if giver not in names:
-                nodes.setdefault(giver, Node(giver, STREAM))
-            edges.append(Edge(giver, processor.processor_name, kind, side if right is not None else ""))
+        sources = spec.sources_of(processor)
+        for source, side in zip(sources, ("left", "right"), strict=False):
+            if spec.processor(source.name) is None:
+                nodes.setdefault(source.name, Node(source.name, STREAM))
+            kind = EdgeKind(source.port) if source.port else EdgeKind.EVENTS
+            edges.append(Edge(source.name, processor.processor_name, kind, side if len(sources) > 1 else ""))
         nodes[processor.processor_name] = Node(processor.processor_name, str(processor.processor_type), _summary(processor, data))
         if processor.target_stream_id is not None:
             nodes.setdefault(processor.target_stream_id, Node(processor.target_stream_id, STREAM))
@@ -93,14 +90,6 @@ def graph_of(spec: FlowSpec) -> Graph:
         nodes.setdefault(DEAD_LETTER_STREAM, Node(DEAD_LETTER_STREAM, STREAM))
         edges += [Edge(p.processor_name, DEAD_LETTER_STREAM, EdgeKind.DEAD_LETTERS) for p in dying]
     return Graph(spec.name, tuple(nodes.values()), tuple(edges))
-
-
-def _port(source: str, processors: set[str]) -> tuple[str, EdgeKind]:
-    """Whose output ``source`` is, and which: a stream's name may end in ``.late`` too, but no processor's name has a dot."""
-    name, _, port = source.rpartition(".")
-    if source not in processors and name in processors and port in (EdgeKind.LATE, EdgeKind.ERRORS):
-        return name, EdgeKind(port)
-    return source, EdgeKind.EVENTS
 
 
 # --- summaries ----------------------------------------------------------------------------------------------------------
@@ -118,12 +107,12 @@ def _summary(processor: ProcessorSpec, data: Mapping[str, Any]) -> str:
             parts = [f"{word} {_listed(logic.get(word))}" for word in ("flatten", "select", "drop", "rename") if logic.get(word)]
             parts += [f"set {_listed(logic['fields'])}"] if logic.get("fields") else []
         case "JOIN":
-            keys = _listed(logic.get("on") or logic.get("left_key"))
+            keys = _listed(logic.get("on"))
             parts = [f"{logic.get('join_type', 'inner')}{' on ' + keys if keys else ''}".lower(), _join_time(logic)]
         case "CUSTOM":
             parts = [str(logic.get("function", "")), _by(logic.get("key"))]
         case "DEDUPLICATE":
-            parts = [_by(logic.get("key")), _within(logic.get("within_ms"))]
+            parts = [_by(logic.get("deduplicate_by")), _within(logic.get("within_ms"))]
         case _:
             parts = [_functions(logic), _by(logic.get("group_by"))]
     return ", ".join(part for part in (*parts, _window(data.get("window_config") or {})) if part)
@@ -143,11 +132,15 @@ def _within(within_ms: int | None) -> str:
 
 
 def _join_time(logic: Mapping[str, Any]) -> str:
-    if logic.get("lookup"):
+    if "lookup" in logic:
         return "latest"
-    if logic.get("before_ms") is not None or logic.get("after_ms") is not None:
-        return f"from {duration(logic.get('before_ms') or 0)} before to {duration(logic.get('after_ms') or 0)} after"
-    return _within(logic.get("within_ms"))
+    within = logic.get("within")
+    if not within:
+        return ""
+    before_ms, after_ms = within["before_ms"], within["after_ms"]
+    if before_ms == after_ms:
+        return _within(before_ms)
+    return f"from {duration(before_ms)} before to {duration(after_ms)} after"
 
 
 def _window(window: Mapping[str, Any]) -> str:
@@ -158,7 +151,7 @@ def _window(window: Mapping[str, Any]) -> str:
     told = [duration(size)] if isinstance(size, int) else []
     if window.get("advance_ms") is not None:
         told.append(f"every {duration(window['advance_ms'])}")
-    told += [str(window[key]) for key in ("window_size", "unit", "time_zone") if window.get(key) is not None]
+    told += [str(window[key]) for key in ("window_size_events", "calendar_unit", "time_zone") if window.get(key) is not None]
     return " ".join([kind, *told])
 
 

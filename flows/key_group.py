@@ -1,255 +1,220 @@
-"""The key group: the state of one AGGREGATE for the keys that hash into it, and when its windows close.
+"""The key group: the state of one processor for the keys that hash into it, and when its results come out.
 
-User keys hash into a fixed number of key groups; a key group is one Bytewax key. All key groups of an AGGREGATE are sent the
+User keys hash into a fixed number of key groups; a key group is one Bytewax key. All key groups of a processor are sent the
 same progress, so a key that falls quiet closes with the others.
 
-Time is event time. The watermark of a split is its largest timestamp so far. The watermark of the flow is the smallest of
-those splits that hold unread events, and the largest of all where none does; it never goes back. A window closes when the
-watermark reaches its end plus the grace period.
+Time within a key group is its *horizon*: the watermark less the grace period. Events before it are late; windows that end by it
+have closed. An event is late for a window by its own split: the split's watermark, before this event, had put the horizon at or
+beyond the window's end. That depends on nothing but the split, so every interleaving of splits, every number of workers and every
+restart finds the same events late (docs/decisions/0003-lateness-by-split.md). An event that comes behind the horizon of the
+whole flow is late as well: a split that was read to its end held nobody back. Such a case is noted in the mark, so that after a
+crash the same events are late again.
 
-An event is late for a window that had closed for the split it comes in: the split's own watermark, before this event, had
-reached the window's end plus the grace period. That depends on nothing but the split, so every interleaving of splits, every
-number of workers and every restart finds the same events late (docs/decisions/0003-lateness-by-split.md). An event that
-comes after its window has closed for the whole flow is late as well: a split that was read to its end held nobody back.
+Results come out in the order of the horizons at which they are due, whatever the processor does. So one number, the horizon up to
+which results have been written, makes output exactly once. After a crash the state of the last snapshot takes the same events
+again, and what it gives out once more up to that horizon is left out of the log; processors that read on from here, whose
+state is as old, are given it again (docs/decisions/0007-one-order-of-results.md).
 """
 
 import pickle
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 import msgspec
-import xxhash
 from bytewax.operators import StatefulBatchLogic
 
-from event_streaming_bus.flows.aggregations import FieldPartial, merge
-from event_streaming_bus.flows.items import KeyGroupMessage, Partial, Progress, SinkItem
-from event_streaming_bus.flows.marks import WindowMark
-from event_streaming_bus.flows.window_config import TumblingWindow
+from event_streaming_bus.flows.clock import Clock
+from event_streaming_bus.flows.folds.base import FOREVER, Result, Tally
+from event_streaming_bus.flows.items import Closed, KeyGroupMessage, LateEvents, LatePartial
+from event_streaming_bus.flows.marks import Note, WindowMark
+from event_streaming_bus.flows.states import KeyedState
 
-KEY_GROUPS: Final = 64
-
-
-def key_group_of(key: bytes) -> int:
-    """The key group of a group key, given as JSON: XXH3 (64 bits) modulo the number of key groups."""
-    return xxhash.xxh3_64_intdigest(key) % KEY_GROUPS
-
-
-class WindowState(msgspec.Struct, array_like=True):
-    """One window of one key: the number of events and a partial for each aggregated field."""
-
-    count: int
-    fields: list[FieldPartial]
+# A snapshot is taken every second or so, and a run resumes from the last one that is complete. Notes are kept for much longer.
+_NOTES_KEPT_S: Final = 120.0
+_POSITIONS_EVERY_S: Final = 30.0
+_BEFORE_ALL: Final = -FOREVER
 
 
-class ClosedWindow(msgspec.Struct, frozen=True):
-    """A window that has closed: its final state."""
+class KeyGroupSettings(msgspec.Struct, frozen=True):
+    """What all key groups of a processor share.
 
-    start_ms: int
-    end_ms: int
-    key: bytes
-    state: WindowState
-
-
-class LateEvents(msgspec.Struct, frozen=True):
-    """Events of one split that came after their window had closed."""
-
-    split: str
-    window_start_ms: int
-    window_end_ms: int
-    offsets: list[int]
-
-
-class Clock:
-    """Where a key group stands in time: the progress of every split, and how far windows have closed."""
-
-    def __init__(self, splits: Sequence[str]) -> None:
-        self.positions: dict[str, int] = dict.fromkeys(splits, 0)
-        self.ends: dict[str, int | None] = dict.fromkeys(splits)
-        self.watermarks: dict[str, int] = {}
-        self.newest: tuple[int, int] | None = None
-        self.finished: set[str] = set()
-        self.watermark_ms: int | None = None
-        self._unread = set(splits)
-
-    def take(self, progress: Progress) -> None:
-        """Note the progress; ``watermark_ms`` is up to date afterwards."""
-        for split, end in progress.ends.items():
-            known = self.ends.get(split)
-            self.ends[split] = end if known is None else max(known, end)
-        for split, position in progress.positions.items():
-            self.positions[split] = max(position, self.positions.get(split, 0))
-        if progress.split is not None and progress.newest is not None:
-            timestamp_ms, _ = progress.newest
-            before = self.watermarks.get(progress.split)
-            self.watermarks[progress.split] = timestamp_ms if before is None else max(before, timestamp_ms)
-            if self.newest is None or progress.newest > self.newest:
-                self.newest = progress.newest
-        self.finished.update(progress.finished)
-        for split in {*progress.ends, *progress.positions}:
-            known_end = self.ends.get(split)
-            if known_end is None or self.positions[split] < known_end:
-                self._unread.add(split)
-            else:
-                self._unread.discard(split)
-        self._advance()
-
-    def _advance(self) -> None:
-        if self._unread:
-            candidates = [self.watermarks.get(split) for split in self._unread]
-            known = [c for c in candidates if c is not None]
-            if len(known) < len(candidates):
-                return  # a split that holds unread events has not been seen yet: nothing is known of its time
-            watermark_ms = min(known)
-        elif self.watermarks:
-            watermark_ms = max(self.watermarks.values())
-        else:
-            return
-        if self.watermark_ms is None or watermark_ms > self.watermark_ms:
-            self.watermark_ms = watermark_ms
-
-    @property
-    def all_read(self) -> bool:
-        return not self._unread
-
-    @property
-    def all_finished(self) -> bool:
-        return self.finished >= self.positions.keys()
-
-    def save(self) -> tuple[Any, ...]:
-        return (dict(self.positions), dict(self.ends), dict(self.watermarks), self.newest, self.watermark_ms)
-
-    def load(self, saved: tuple[Any, ...]) -> None:
-        """Go on from a snapshot. What is unread is found out anew: splits whose end is not known yet hold time back."""
-        positions, _, self.watermarks, self.newest, self.watermark_ms = saved
-        self.positions.update(positions)
-        self.watermarks = dict(self.watermarks)
-
-
-class KeyGroup(StatefulBatchLogic[KeyGroupMessage, SinkItem, bytes]):
-    """The state of one key group.
-
-    ``emit`` makes what is written of closed windows and late events, with the new mark. ``marks`` are what the log says has
-    been written, by key group (Bytewax tells only messages which group this is); ``resume`` is the snapshot to go on from.
-    Windows that the mark says are written are not written again, and of the late events that come by again those before
-    the mark's cut are left out: they have been written as well.
+    ``marks`` are what the log says has been written, by key group (Bytewax tells only messages which group this is).
+    ``feeds``: whether processors with state read the results, and must be told of the horizon. ``lag_ms``: how far before the
+    horizon at which it is due the time of a result may lie.
     """
 
-    def __init__(
-        self,
-        window: TumblingWindow,
-        splits: Sequence[str],
-        emit: Callable[[str, list[ClosedWindow], list[LateEvents], WindowMark], SinkItem],
-        marks: Mapping[str, WindowMark],
-        resume: bytes | None,
-    ) -> None:
-        self._window = window
-        self._emit = emit
-        self._clock = Clock(splits)
-        self._windows: dict[int, dict[bytes, WindowState]] = {}
-        self._closed_through_ms: int | None = None
-        self._marks = marks
-        self._mark: WindowMark | None = None
-        if resume is not None:
-            clock, self._windows, self._closed_through_ms = pickle.loads(resume)  # noqa: S301 - our own snapshot
-            self._clock.load(clock)
+    grace_period_ms: int
+    close_when_idle_ms: int | None
+    live_ms: int
+    splits: Sequence[str]
+    upstream: Sequence[str]
+    marks: Mapping[str, WindowMark]
+    feeds: bool
+    lag_ms: int = 0
 
-    def on_batch(self, values: list[KeyGroupMessage]) -> tuple[list[SinkItem], bool]:
-        items = []
+
+class KeyGroup(StatefulBatchLogic[KeyGroupMessage, Closed, bytes]):
+    """One key group. ``resume`` is the snapshot to go on from."""
+
+    def __init__(self, settings: KeyGroupSettings, state: KeyedState, resume: bytes | None) -> None:
+        self._settings = settings
+        self._state = state
+        self._clock = Clock(
+            settings.splits, settings.upstream, settings.close_when_idle_ms, settings.live_ms + settings.grace_period_ms
+        )
+        self._horizon_ms: int | None = None
+        self._told_ms: int | None = None
+        self._mark: WindowMark | None = None
+        self._written_ms = _BEFORE_ALL
+        self._closed_ms = _BEFORE_ALL
+        self._closings: deque[int] = deque()
+        self._snapshots: deque[tuple[float, dict[str, int]]] = deque()
+        self._resumed: dict[str, int] = {}
+        if resume is not None:
+            clock, saved, self._horizon_ms, self._closed_ms = pickle.loads(resume)  # noqa: S301 - our own snapshot
+            self._clock.load(clock)
+            self._resumed = dict(self._clock.positions)
+            self._state.load(saved)
+
+    def on_batch(self, values: list[KeyGroupMessage]) -> tuple[list[Closed], bool]:
+        closed = []
         for message in values:
             mark = self._mark or self._recall(message.key_group)
             late = self._take(message, mark)
             self._clock.take(message.progress)
-            closed = self._close(message.progress)
-            if closed or late:
-                items.append(self._write(message.key_group, mark, closed, late))
-        return items, StatefulBatchLogic.RETAIN
-
-    def _recall(self, key_group: str) -> WindowMark:
-        """Leave out what the log says has been written already."""
-        self._mark = mark = self._marks.get(key_group) or WindowMark()
-        written_ms = mark.closed_through_ms
-        if written_ms is not None and (self._closed_through_ms is None or written_ms > self._closed_through_ms):
-            self._closed_through_ms = written_ms
-            for start_ms in [s for s in self._windows if self._close_time_ms(s) <= written_ms]:
-                del self._windows[start_ms]
-        return mark
+            item = self._move_on(message.key_group, mark, late)
+            if item is not None:
+                closed.append(item)
+        return closed, StatefulBatchLogic.RETAIN
 
     def snapshot(self) -> bytes:
-        return pickle.dumps((self._clock.save(), self._windows, self._closed_through_ms), pickle.HIGHEST_PROTOCOL)
+        if self._mark is not None and self._mark.notes:
+            self._forget_notes(self._mark)
+        saved = (self._clock.save(), self._state.save(), self._horizon_ms, self._closed_ms)
+        return pickle.dumps(saved, pickle.HIGHEST_PROTOCOL)
 
-    def _close_time_ms(self, start_ms: int) -> int:
-        return start_ms + self._window.window_size_ms + self._window.grace_period_ms
+    def _recall(self, key_group: str) -> WindowMark:
+        """What the log says has been written already."""
+        self._mark = mark = self._settings.marks.get(key_group) or WindowMark()
+        if mark.horizon_ms is not None:
+            self._written_ms = mark.horizon_ms
+        mark.notes = [note for note in mark.notes if note.end > self._resumed.get(note.split, 0)]
+        mark.closings = [closed_ms for closed_ms in mark.closings if closed_ms > self._closed_ms]
+        self._closings.extend(mark.closings)
+        return mark
 
     def _take(self, message: KeyGroupMessage, mark: WindowMark) -> list[LateEvents]:
-        late = []
-        split = message.progress.split or ""
-        news = message.end > mark.cut.get(split, 0)  # else what was late has been written before
-        if news:
-            late += [self._late(split, message, item.window_start_ms, item.indexes) for item in message.late]
-        for partial in message.partials:
-            close_time_ms = self._close_time_ms(partial.window_start_ms)
-            if self._closed_through_ms is not None and close_time_ms <= self._closed_through_ms:
-                if news:
-                    late.append(self._late(split, message, partial.window_start_ms, partial.indexes))
-                continue
-            self._add(partial)
-        return late
-
-    def _late(self, split: str, message: KeyGroupMessage, start_ms: int, indexes: list[int]) -> LateEvents:
-        offsets = [message.begin + i for i in indexes]
-        return LateEvents(split, start_ms, start_ms + self._window.window_size_ms, offsets)
-
-    def _add(self, partial: Partial) -> None:
-        window = self._windows.get(partial.window_start_ms)
-        if window is None:
-            window = self._windows[partial.window_start_ms] = {}
-        state = window.get(partial.key)
-        if state is None:
-            window[partial.key] = WindowState(len(partial.indexes), partial.fields)
-        else:
-            state.count += len(partial.indexes)
-            for into, other in zip(state.fields, partial.fields, strict=True):
-                merge(into, other)
-
-    def _close(self, progress: Progress) -> list[ClosedWindow]:
-        """Close what is due; the windows in order of their ends, then keys."""
-        through_ms = self._clock.watermark_ms
-        if self._clock.all_finished:
-            through_ms = self._latest(through_ms, (self._close_time_ms(s) for s in self._windows))
-        elif progress.clock_ms is not None and self._clock_may_close():
-            until_ms = progress.clock_ms - (self._window.close_when_idle_ms or 0)
-            due = (t for s in self._windows if (t := self._close_time_ms(s)) <= until_ms)
-            through_ms = self._latest(through_ms, due)
-        if through_ms is None or (self._closed_through_ms is not None and through_ms <= self._closed_through_ms):
+        """Take the events of a message; returns the late ones that have not been told of before."""
+        split = message.progress.split
+        if split is None:  # results of others: none of them is late
+            self._state.take(message, None)
             return []
-        self._closed_through_ms = through_ms
-        due_starts = sorted(s for s in self._windows if self._close_time_ms(s) <= through_ms)
-        size_ms = self._window.window_size_ms
-        return [
-            ClosedWindow(start_ms, start_ms + size_ms, key, state)
-            for start_ms in due_starts
-            for key, state in sorted(self._windows.pop(start_ms).items())
-        ]
+        known = message.end <= mark.cut.get(split, 0)
+        floor_ms = self._floor(message, split, mark, known)
+        late, lost = self._state.take(message, floor_ms)
+        if known:
+            return []  # what was late has been written before
+        mark.late += lost + message.lost
+        if late and floor_ms is not None:
+            mark.notes.append(Note(split, message.begin, message.end, floor_ms))
+        return [self._late(split, message.begin, item) for item in (*message.late, *late)]
+
+    def _floor(self, message: KeyGroupMessage, split: str, mark: WindowMark, known: bool) -> int | None:
+        """The horizon before which the events of a message are late: for one that was taken before a crash, what it was then."""
+        if not known:
+            floor_ms = max(self._written_ms, _BEFORE_ALL if self._horizon_ms is None else self._horizon_ms)
+            return None if floor_ms == _BEFORE_ALL else floor_ms
+        for note in mark.notes:
+            if note.split == split and note.begin <= message.begin and message.end <= note.end:
+                return note.horizon_ms
+        return None
 
     @staticmethod
-    def _latest(first_ms: int | None, others_ms: Iterator[int]) -> int | None:
-        return max((t for t in (first_ms, *others_ms) if t is not None), default=None)
+    def _late(split: str, begin: int, item: LatePartial) -> LateEvents:
+        return LateEvents(split, item.window_start_ms, item.window_end_ms, [begin + i for i in item.indexes])
 
-    def _clock_may_close(self) -> bool:
-        """Whether the stream is idle and was live: its newest event was appended soon after its own time."""
-        if self._window.close_when_idle_ms is None or not self._clock.all_read or self._clock.newest is None:
-            return False
-        timestamp_ms, appended_at_ms = self._clock.newest
-        return appended_at_ms - timestamp_ms <= self._window.window_size_ms + self._window.grace_period_ms
+    def _move_on(self, key_group: str, mark: WindowMark, late: list[LateEvents]) -> Closed | None:
+        """Move the horizon to where the clock is, and give out what is due."""
+        before_ms = self._horizon_ms
+        watermark_ms = self._clock.watermark_ms
+        if watermark_ms is not None:
+            target_ms = watermark_ms - self._settings.grace_period_ms
+            if before_ms is None or target_ms > before_ms:
+                self._horizon_ms = target_ms
+        results: list[Result] = []
+        again: list[Result] = []
+        tally = Tally()
+        if self._horizon_ms is not None and self._horizon_ms != before_ms:
+            again, results = self._advance(self._horizon_ms, tally)
+        finished = self._clock.all_finished
+        if finished:
+            again += self._repeat(FOREVER)
+            results += self._close(mark, tally)
+        told_ms = FOREVER if finished else self._horizon_ms
+        counted = tally.released or tally.filtered or tally.dead or tally.skipped
+        to_write = bool(results or late or counted)
+        if not (to_write or again) and not (self._settings.feeds and told_ms is not None and told_ms != self._told_ms):
+            return None
+        self._told_ms = told_ms
+        if to_write:
+            self._renew(mark, tally)
+        horizon_ms = _BEFORE_ALL if told_ms is None else told_ms if finished else told_ms - self._settings.lag_ms
+        return Closed(key_group, horizon_ms, results, again, late, tally, mark if to_write else None)
 
-    def _write(self, key_group: str, mark: WindowMark, closed: list[ClosedWindow], late: list[LateEvents]) -> SinkItem:
-        mark.closed_through_ms = self._closed_through_ms
+    def _advance(self, horizon_ms: int, tally: Tally) -> tuple[list[Result], list[Result]]:
+        """``(results written before, new ones)``. What is counted of the former has been counted before."""
+        again = self._repeat(horizon_ms)
+        if self._written_ms != _BEFORE_ALL:
+            return again, []
+        return again, self._state.advance(horizon_ms, tally)
+
+    def _repeat(self, horizon_ms: int) -> list[Result]:
+        """The results by the horizon that were written before; all was closed where it was closed then."""
+        written_ms = self._written_ms
+        if written_ms == _BEFORE_ALL:
+            return []
+        again: list[Result] = []
+        while self._closings and self._closings[0] <= min(horizon_ms, written_ms):
+            self._closed_ms = self._closings.popleft()
+            again += self._state.close(self._closed_ms, Tally())[0]
+        again += self._state.advance(min(horizon_ms, written_ms), Tally())
+        if horizon_ms > written_ms:
+            self._written_ms = _BEFORE_ALL
+        return again
+
+    def _close(self, mark: WindowMark, tally: Tally) -> list[Result]:
+        """Close everything. Were this not noted, what no horizon was due for would be counted once more after a crash."""
+        before = tally.released, tally.filtered, tally.dead, tally.skipped
+        results, end_ms = self._state.close(FOREVER, tally)
+        if results or (tally.released, tally.filtered, tally.dead, tally.skipped) != before:
+            due_ms = results[-1].at_ms if results else _BEFORE_ALL
+            horizon_ms = _BEFORE_ALL if self._horizon_ms is None else self._horizon_ms
+            self._horizon_ms = self._closed_ms = max(end_ms, due_ms, horizon_ms, self._closed_ms + 1)
+            mark.closings.append(self._closed_ms)
+        return results
+
+    def _renew(self, mark: WindowMark, tally: Tally) -> None:
+        mark.horizon_ms = max(
+            _BEFORE_ALL if mark.horizon_ms is None else mark.horizon_ms,
+            _BEFORE_ALL if self._horizon_ms is None else self._horizon_ms,
+        )
         # A split that is read again after a crash may still be behind what was written of it: the cut never goes back.
         cut = mark.cut
         mark.cut = {s: max(at, cut.get(s, 0)) for s, at in self._clock.positions.items() if at or s in cut}
-        mark.late += sum(len(item.offsets) for item in late)
-        mark.emitted += sum(window.state.count for window in closed)
-        mark.windows += len(closed)
+        mark.released += tally.released
+        mark.filtered += tally.filtered
+        mark.dead += tally.dead
+        mark.skipped += tally.skipped
         mark.updated_at_ms = time.time_ns() // 1_000_000
-        return self._emit(key_group, closed, late, mark)
+
+    def _forget_notes(self, mark: WindowMark) -> None:
+        """Notes of events that no snapshot to resume from comes before are of no use any more."""
+        now_s = time.monotonic()
+        if not self._snapshots or now_s - self._snapshots[-1][0] >= _POSITIONS_EVERY_S:
+            self._snapshots.append((now_s, dict(self._clock.positions)))
+        taken_s, positions = self._snapshots[0]
+        if now_s - taken_s > _NOTES_KEPT_S:
+            self._snapshots.popleft()
+            mark.notes = [note for note in mark.notes if note.end > positions.get(note.split, 0)]

@@ -195,15 +195,6 @@ def _check_time(
                     f"{duration(disorder.most_ms)}; a grace_period_ms of {disorder.most_ms} would have waited for them all"
                 )
                 findings.add(Severity.WARNING, "short-grace", grace_at, message)
-                continue
-            if disorder.events:
-                continue  # what is there needs no more
-        if timing.grace_period_ms == 0 and (partitions := known.partitions(name)) > 1:
-            message = (
-                f"with no grace period, an event of one of the {partitions} partitions of {name} is late as soon as another "
-                "partition is ahead of it by a window"
-            )
-            findings.add(Severity.WARNING, "no-grace", grace_at, message)
     span_ms = _span_ms(processor)
     for name in sorted(_streams_read(processor, spec)):
         retention_ms = known.retention_ms(name)

@@ -15,8 +15,8 @@ _encoder: Final = msgspec.msgpack.Encoder()
 
 
 class Counts(msgspec.Struct, array_like=True):
-    """What became of the events of one processor. ``events_in = passed + filtered + dead + skipped`` for stateless ones;
-    an AGGREGATE's ``passed`` events are in windows: late, emitted, or held in state (see ``WindowMark``)."""
+    """What became of the events of one processor. ``events_in = passed + filtered + dead + skipped``; the ``passed`` events
+    of one with state are in its state, or were (see ``WindowMark``). ``out``: what it gave out."""
 
     events_in: int = 0
     passed: int = 0
@@ -24,6 +24,7 @@ class Counts(msgspec.Struct, array_like=True):
     dead: int = 0
     skipped: int = 0
     processing_ns: int = 0
+    out: int = 0
 
 
 class StageMark(msgspec.Struct, array_like=True):
@@ -35,20 +36,38 @@ class StageMark(msgspec.Struct, array_like=True):
     watermark_ms: int | None = None
 
 
+class Note(msgspec.Struct, frozen=True, array_like=True):
+    """That some events of the chunk from ``begin`` to ``end`` of a split were late for a key group whose horizon was
+    ``horizon_ms``: read again after a crash, they must be found late again."""
+
+    split: str
+    begin: int
+    end: int
+    horizon_ms: int
+
+
 class WindowMark(msgspec.Struct, array_like=True):
-    """Of an AGGREGATE and a key group: every window whose close time is not after ``closed_through_ms`` has been written.
+    """Of a processor with state and a key group: every result that was due by ``horizon_ms`` has been written.
 
     ``cut`` has the position in each split at that moment: of the events before it all late ones have been written too.
+    ``late``, ``released``, ``filtered``, ``dead``, ``skipped`` count events that have left the state, or never entered it;
+    ``out`` counts results, ``refused`` those that the target's schema refused. ``counts`` are of those that read the results.
+    ``closings`` are the horizons at which everything was closed because the streams had ended.
     """
 
-    closed_through_ms: int | None = None
+    horizon_ms: int | None = None
     cut: dict[str, int] = {}
     late: int = 0
-    emitted: int = 0
-    windows: int = 0
+    released: int = 0
+    filtered: int = 0
     dead: int = 0
+    skipped: int = 0
+    out: int = 0
+    refused: int = 0
     counts: dict[str, Counts] = {}
+    notes: list[Note] = []
     updated_at_ms: int = 0
+    closings: list[int] = []
 
 
 def add_counts(totals: dict[str, Counts], processor_id: str, counts: Counts) -> None:
@@ -64,7 +83,7 @@ def stage_owner(tenant_id: str, flow: str, processor: str) -> str:
 
 
 def window_owner(tenant_id: str, flow: str, processor: str) -> str:
-    """The owner of an AGGREGATE's marks."""
+    """The owner of the marks of a processor with state."""
     return f"window:{tenant_id}/{flow}/{processor}"
 
 
@@ -91,5 +110,8 @@ def cuts_of_split(
     name = str(split)
     cuts = {stages[name][1].offset} if name in stages else set()
     for marks in windows:
-        cuts.update(mark.cut[name] for _, mark in marks.values() if name in mark.cut)
+        for _, mark in marks.values():
+            if name in mark.cut:
+                cuts.add(mark.cut[name])
+            cuts.update(at for note in mark.notes if note.split == name for at in (note.begin, note.end))
     return sorted(cuts)

@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Any, Final
 
@@ -12,9 +12,10 @@ from event_streaming_bus import ids
 from event_streaming_bus.errors import FlowError
 from event_streaming_bus.expressions import Expression
 from event_streaming_bus.flows.codegen import Failure, Tree
+from event_streaming_bus.flows.custom_calls import Calls, Failed
 from event_streaming_bus.flows.marks import Counts
-from event_streaming_bus.flows.plan import Node
-from event_streaming_bus.flows.processors import PROCESSOR_TYPES
+from event_streaming_bus.flows.plan import Edge, Node
+from event_streaming_bus.flows.processors import flattens, kind_of
 from event_streaming_bus.flows.processors.map import MapLogic
 from event_streaming_bus.flows.rows import EventRows, Rows, select_events
 from event_streaming_bus.models import ErrorHandlingStrategy, Event, ProcessorType, StreamInfo
@@ -22,19 +23,17 @@ from event_streaming_bus.registry.service import SchemaGuard
 from event_streaming_bus.store.dead_letters import dead_letter
 from event_streaming_bus.store.history_records import ACCEPTED, DEAD, FILTERED, PASSED, SKIPPED, EventError
 
-_OUTCOME_OF_SEEN: Final = {
-    ProcessorType.FILTER: FILTERED,
-    ProcessorType.MAP: PASSED,
-    ProcessorType.AGGREGATE: ACCEPTED,
-}
+_MAKES_SOME: Final = (ProcessorType.FILTER, ProcessorType.CUSTOM)
 
 
 class Surroundings(msgspec.Struct, frozen=True):
-    """What settling needs beside the events: where dead letters go, and the schemas that guard target streams."""
+    """What settling needs beside the events: the stream they come from, where dead letters go, the schemas that guard target
+    streams, and the functions of CUSTOM processors by their number."""
 
     source: StreamInfo
     dead_letters: StreamInfo
     guard: Callable[[StreamInfo], SchemaGuard | None]
+    functions: Mapping[int, Calls] = {}
 
 
 class Mapped(msgspec.Struct, frozen=True):
@@ -52,13 +51,26 @@ class NodeOutcome(msgspec.Struct):
     outcomes: bytearray
     errors: list[EventError]
     counts: Counts
+    rows: Rows
 
 
 class Settled(msgspec.Struct):
-    """``events`` by stream id, ready to append, and what became of the events in each processor."""
+    """``events`` by stream id, ready to append, what became of the events in each processor, and what is to be read on from
+    there: ``followers`` of events that were made or set aside."""
 
     events: dict[str, list[Event]]
     nodes: list[NodeOutcome]
+    followers: list[tuple[tuple[Edge, ...], EventRows]]
+
+
+class _Making(msgspec.Struct):
+    """What one node passes on: the indexes, and where it makes events of its own, these, each with the index it comes from."""
+
+    passed: Sequence[int]
+    events: list[Event] | None = None
+    origins: Sequence[int] = ()
+    failed: list[tuple[int, Exception]] = []
+    attempts: dict[int, int] = {}
 
 
 def settle(
@@ -71,59 +83,142 @@ def settle(
 ) -> Settled:
     """Make events of what ``tree.run`` collected. Raises ``FlowError`` for a failure where the strategy is STOP."""
     failed: dict[int, list[tuple[int, Exception]]] = defaultdict(list)
-    for number, index, error in failures:
-        failed[number].append((index, error))
-    events: dict[str, list[Event]] = defaultdict(list)
-    seen: dict[int, Sequence[int]] = {}
+    for position, index, error in failures:
+        failed[tree.nodes[position].number].append((index, error))
+    settled = Settled(defaultdict(list), [], [])
+    seen: dict[int, list[Sequence[int]]] = {number: [range(rows.count)] * ways for number, ways in tree.roots.items()}
     mapped: dict[int, Mapped | None] = {}
-    roots = {node.number for node in tree.nodes} - {c.number for node in tree.nodes for c in node.children}
-    nodes = []
-    for number, (node, collected) in enumerate(zip(tree.nodes, outputs, strict=True)):
-        if node.number in roots:
-            saw: Sequence[int] = range(rows.count)
-            failed[number].extend(undecoded)
-            mapped[node.number] = None
+    for node, collected in zip(tree.nodes, outputs, strict=True):
+        trouble = failed[node.number]
+        saw = seen.get(node.number, [])
+        if node.number in tree.roots:
+            trouble.extend(undecoded)
+        above = mapped.get(node.number)
+        making = _make(node, rows, collected, above, surroundings)
+        trouble.extend(making.failed)
+        made_of = _mapped(node, collected, above)
+        for edge in () if making.events is not None else node.children:
+            seen.setdefault(edge.node.number, []).append(making.passed)
+            mapped[edge.node.number] = made_of
+        if node.target is not None and making.passed:
+            made, refused = _write(node, node.target, rows, made_of, making, surroundings)
+            trouble.extend(refused)
+            settled.events[node.target.stream_id].extend(made)
+        if making.events and node.children:
+            roots = [rows.roots[i] for i in making.origins]
+            settled.followers.append((node.children, EventRows(making.events, roots)))
+        settled.nodes.append(_outcome(node, rows, saw, making, trouble, settled, surroundings))
+    settled.events = {stream_id: made for stream_id, made in settled.events.items() if made}
+    return settled
+
+
+def _make(node: Node, rows: Rows, collected: Any, mapped: Mapped | None, surroundings: Surroundings) -> _Making:
+    if node.has_state:
+        return _Making(())
+    kind = node.spec.processor_type
+    if kind is ProcessorType.FILTER:
+        return _Making(collected)
+    if kind is ProcessorType.CUSTOM:
+        return _call(node, rows, collected, surroundings)
+    if not flattens(node.spec):
+        return _Making([index for index, _, _ in collected])
+    logic = node.spec.processing_logic
+    assert isinstance(logic, MapLogic)  # noqa: S101 - only MAPs flatten
+    origins = [index for index, _, _ in collected]
+    replaced: dict[str, Iterable[Any]] = {"data": [msgspec.json.encode(payload) for _, payload, _ in collected]}
+    if logic.key is not None:
+        replaced["key"] = [key for _, _, key in collected]
+    elif mapped is not None and mapped.keys is not None:
+        replaced["key"] = [mapped.keys[i] for i in origins]
+    event_type = logic.event_type or (mapped.event_type if mapped else None)
+    if event_type is not None:
+        replaced["event_type"] = repeat(event_type, len(collected))
+    return _derived(node, rows, origins, select_events(rows, origins, replaced))
+
+
+def _call(node: Node, rows: Rows, collected: Any, surroundings: Surroundings) -> _Making:
+    """Call the user's function of a CUSTOM."""
+    indexes = [index for index, _ in collected]
+    events = select_events(rows, indexes, {})
+    if collected and collected[0][1] is not None:
+        events = [with_parts(event, parts) for event, (_, parts) in zip(events, collected, strict=True)]
+    origins: list[int] = []
+    made: list[Event] = []
+    failed: list[tuple[int, Exception]] = []
+    attempts: dict[int, int] = {}
+    for index, output in zip(indexes, surroundings.functions[node.number](events) if events else (), strict=True):
+        if isinstance(output, Failed):
+            failed.append((index, output.error))
+            attempts[index] = output.attempts
         else:
-            saw = seen[node.number]
-        passed = _passed(node, collected)
-        made_of = _mapped(node, collected, mapped[node.number])
-        for child in node.children:
-            seen[child.number], mapped[child.number] = passed, made_of
-        if node.target is not None and passed and not node.is_aggregate:
-            made, refused = _make(node, node.target, rows, made_of, passed, surroundings)
-            failed[number].extend(refused)
-            events[node.target.stream_id].extend(made)
-        nodes.append(_outcome(node, rows, saw, passed, failed[number], events, surroundings))
-    return Settled({stream_id: made for stream_id, made in events.items() if made}, nodes)
+            made += output
+            origins += [index] * len(output)
+    making = _derived(node, rows, origins, made)
+    making.failed, making.attempts = failed, attempts
+    return making
 
 
-def _passed(node: Node, collected: Any) -> Sequence[int]:
-    if node.is_aggregate:
-        return ()
-    if node.spec.processor_type is ProcessorType.FILTER:
-        indexes: Sequence[int] = collected
-        return indexes
-    return [index for index, _, _ in collected]
+def with_parts(event: Event, parts: tuple[Any, str | None, str]) -> Event:
+    """The event with the payload, key and type that MAPs gave it."""
+    payload, key, event_type = parts
+    return msgspec.structs.replace(event, data=msgspec.json.encode(payload), key=key, event_type=event_type)
+
+
+def _derived(node: Node, rows: Rows, origins: list[int], events: list[Event]) -> _Making:
+    """Events that a node made, several of one perhaps: with ids of their own."""
+    sources = rows.column("event_id")
+    made: list[Event] = []
+    before, number = -1, 0
+    for index, event in zip(origins, events, strict=True):
+        number = number + 1 if index == before else 0
+        before = index
+        event_id = ids.derived_id(ids.EVENT, event.timestamp_ms, node.origin, sources[index], number)
+        made.append(msgspec.structs.replace(event, event_id=event_id, causation_id=sources[index], compression_type=None))
+    return _Making(list(dict.fromkeys(origins)), made, origins)
 
 
 def _mapped(node: Node, collected: Any, before: Mapped | None) -> Mapped | None:
     """What MAPs have made of the events that ``node`` passes on: a MAP goes before those above it."""
     logic = node.spec.processing_logic
-    if not isinstance(logic, MapLogic):
+    if not isinstance(logic, MapLogic) or flattens(node.spec):
         return before
     keys = {i: key for i, _, key in collected} if logic.key is not None else before.keys if before else None
     event_type = logic.event_type or (before.event_type if before else None)
     return Mapped({i: payload for i, payload, _ in collected}, keys, event_type)
 
 
-def _make(
-    node: Node, target: StreamInfo, rows: Rows, mapped: Mapped | None, passed: Sequence[int], surroundings: Surroundings
+def _write(
+    node: Node, target: StreamInfo, rows: Rows, mapped: Mapped | None, making: _Making, surroundings: Surroundings
 ) -> tuple[list[Event], list[tuple[int, Exception]]]:
     """``(events for the target, those that its schema refuses)``."""
+    schema_id = target.config.schema_id
+    if making.events is not None:
+        made = [msgspec.structs.replace(event, schema_id=schema_id) for event in making.events]
+        origins = making.origins
+    else:
+        made = _copies(node, rows, mapped, making.passed, schema_id)
+        origins = making.passed
+    guard = surroundings.guard(target)
+    if guard is None:
+        return made, []
+    invalid = guard.check_many([event.payload for event in made])
+    refused: list[tuple[int, Exception]] = [(origins[i], refusal(guard, made[i], target)) for i in invalid]
+    aside = set(invalid)
+    return [event for i, event in enumerate(made) if i not in aside], refused
+
+
+def refusal(guard: SchemaGuard, event: Event, target: StreamInfo) -> Exception:
+    """Why the schema of the target refuses an event."""
+    told = "; ".join(f"{v.path or '(the payload itself)'}: {v.message}" for v in guard.check(event.payload)[:5])
+    return ValueError(f"the output breaks schema {guard.schema_name} {guard.schema_version} of stream {target.name}: {told}")
+
+
+def _copies(node: Node, rows: Rows, mapped: Mapped | None, passed: Sequence[int], schema_id: str | None) -> list[Event]:
+    """The events at ``passed`` as outputs of the node, with what MAPs changed."""
     replaced: dict[str, Iterable[Any]] = {
         "event_id": rows.output_ids(node.origin, passed),
         "causation_id": _picked(rows, "event_id", passed),
-        "schema_id": repeat(target.config.schema_id, len(passed)),
+        "schema_id": repeat(schema_id, len(passed)),
         "compression_type": repeat(None, len(passed)),
     }
     if mapped is not None:
@@ -132,18 +227,7 @@ def _make(
             replaced["key"] = [mapped.keys[i] for i in passed]
         if mapped.event_type is not None:
             replaced["event_type"] = repeat(mapped.event_type, len(passed))
-    made = select_events(rows, passed, replaced)
-    guard = surroundings.guard(target)
-    if guard is None:
-        return made, []
-    invalid = guard.check_many([event.payload for event in made])
-    refused: list[tuple[int, Exception]] = []
-    for i in invalid:
-        told = "; ".join(f"{v.path or '(the payload itself)'}: {v.message}" for v in guard.check(made[i].payload)[:5])
-        reason = f"the output breaks schema {guard.schema_name} {guard.schema_version} of stream {target.name}: {told}"
-        refused.append((passed[i], ValueError(reason)))
-    aside = set(invalid)
-    return [event for i, event in enumerate(made) if i not in aside], refused
+    return select_events(rows, passed, replaced)
 
 
 def _picked(rows: Rows, name: str, indexes: Sequence[int]) -> Sequence[Any]:
@@ -154,28 +238,32 @@ def _picked(rows: Rows, name: str, indexes: Sequence[int]) -> Sequence[Any]:
 def _outcome(
     node: Node,
     rows: Rows,
-    saw: Sequence[int],
-    passed: Sequence[int],
+    saw: Sequence[Sequence[int]],
+    making: _Making,
     failed: list[tuple[int, Exception]],
-    events: dict[str, list[Event]],
+    settled: Settled,
     surroundings: Surroundings,
 ) -> NodeOutcome:
-    kind = _OUTCOME_OF_SEEN[node.spec.processor_type]
-    if len(saw) == rows.count:
+    selects = node.spec.processor_type in _MAKES_SOME or flattens(node.spec)
+    kind = ACCEPTED if node.has_state else FILTERED if selects else PASSED
+    if any(len(indexes) == rows.count for indexes in saw):
         outcomes = bytearray([kind]) * rows.count
     else:
         outcomes = bytearray(rows.count)
-        for i in saw:
-            outcomes[i] = kind
+        for indexes in saw:
+            for i in indexes:
+                outcomes[i] = kind
     if kind is FILTERED:
-        for i in passed:
+        for i in making.passed:
             outcomes[i] = PASSED
     skip = node.spec.error_handling_strategy is ErrorHandlingStrategy.SKIP
+    first_errors = dict(reversed(failed))  # an event may fail for several of its outputs; the first is told
+    bad = sorted(first_errors)
     errors = []
-    failed = sorted(failed, key=lambda item: item[0])
-    failed_events = select_events(rows, [i for i, _ in failed], {})
-    for (i, error), event in zip(failed, failed_events, strict=True):
+    dead = []
+    for i, event in zip(bad, select_events(rows, bad, {}), strict=True):
         outcomes[i] = SKIPPED if skip else DEAD
+        error = first_errors[i]
         message = explain(node, error, event)
         errors.append(EventError(i, type(error).__name__, message))
         if node.spec.error_handling_strategy is ErrorHandlingStrategy.STOP:
@@ -185,21 +273,37 @@ def _outcome(
                 event_id=event.event_id,
             )
         if not skip:
-            events[surroundings.dead_letters.stream_id].append(_dead(node, rows, i, event, error, message, surroundings))
-    count = len(saw)
-    lost = len(failed)
-    passed_count = outcomes.count(PASSED) + outcomes.count(ACCEPTED)
+            dead.append(dead_event(node, event, error, message, surroundings, rows.place(i), making.attempts.get(i, 1)))
+    if dead and node.error_children:
+        roots = [rows.roots[i] for i in bad]
+        settled.followers.append((node.error_children, EventRows(dead, roots)))
+    elif dead:
+        settled.events[surroundings.dead_letters.stream_id].extend(dead)
+    # A JOIN may see an event on both its sides: what it takes is counted by side.
+    seen = sum(map(len, saw))
+    lost = len(failed) if node.has_state else len(bad)
+    passed = seen - lost if node.has_state else outcomes.count(PASSED)
     counts = Counts(
-        events_in=count,
-        passed=passed_count,
-        filtered=count - passed_count - lost,
+        events_in=seen,
+        passed=passed,
+        filtered=seen - passed - lost,
         dead=0 if skip else lost,
         skipped=lost if skip else 0,
+        out=passed if making.events is None else len(making.events),
     )
-    return NodeOutcome(node, outcomes, errors, counts)
+    return NodeOutcome(node, outcomes, errors, counts, rows)
 
 
-def _dead(node: Node, rows: Rows, index: int, event: Event, error: Exception, message: str, surroundings: Surroundings) -> Event:
+def dead_event(
+    node: Node,
+    event: Event,
+    error: Exception,
+    message: str,
+    surroundings: Surroundings,
+    position: Mapping[str, Any],
+    attempts: int = 1,
+) -> Event:
+    """The dead letter of an event that ``node`` failed on."""
     return dead_letter(
         event,
         event_id=ids.derived_id(ids.EVENT, event.timestamp_ms, "dead", node.origin, event.event_id),
@@ -208,7 +312,8 @@ def _dead(node: Node, rows: Rows, index: int, event: Event, error: Exception, me
         error_type=type(error).__name__,
         message=message,
         failed_at_ms=time.time_ns() // 1_000_000,
-        position=rows.place(index),
+        position=position,
+        attempts=attempts,
         processor_id=node.processor_id,
         processor_name=node.name,
     )
@@ -216,7 +321,7 @@ def _dead(node: Node, rows: Rows, index: int, event: Event, error: Exception, me
 
 def explain(node: Node, error: Exception, event: Event) -> str:
     """A sentence on why the processor failed on the event: for an expression, which field was null or of a wrong type."""
-    for expression in PROCESSOR_TYPES[node.spec.processor_type].expressions(node.spec.processing_logic):
+    for expression in kind_of(node.spec).expressions(node.spec.processing_logic):
         told = _explain_expression(expression, error, event)
         if told is not None:
             return told
@@ -230,11 +335,3 @@ def _explain_expression(expression: Expression, error: Exception, event: Event) 
         if type(again) is type(error):
             return f"{expression.text}: {expression.explain(again, event)}"
     return None
-
-
-def dead_window(node: Node, event: Event, guard: SchemaGuard, surroundings: Surroundings) -> Event:
-    """The dead letter of a window's result that the schema of its target refuses."""
-    told = "; ".join(f"{v.path or '(the payload itself)'}: {v.message}" for v in guard.check(event.payload)[:5])
-    error = ValueError(f"the output breaks schema {guard.schema_name} {guard.schema_version}: {told}")
-    rows = EventRows([event], [event.payload])
-    return _dead(node, rows, 0, event, error, str(error), surroundings)

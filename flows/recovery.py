@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from event_streaming_bus.errors import InUseError, StorageError
 from event_streaming_bus.flows.marks import stage_owner, window_owner
+from event_streaming_bus.flows.plan import SIDES, stage_name
 from event_streaming_bus.store.storage import Storage
 
 WORKER_LOCK: Final = "worker-{}.lock"
@@ -52,8 +53,7 @@ def forget(storage: Storage, tenant_id: str, flow: str, processor_names: Iterabl
     Call it inside ``no_workers``, with the names of all the processors of the flow.
     """
     for name in processor_names:
-        storage.log.drop_marks(stage_owner(tenant_id, flow, name))
-        storage.log.drop_marks(window_owner(tenant_id, flow, name))
+        _drop_marks(storage, tenant_id, flow, name)
     shutil.rmtree(snapshots_folder(storage, tenant_id, flow), ignore_errors=True)
 
 
@@ -71,5 +71,10 @@ def forget_processor(storage: Storage, tenant_id: str, flow: str, state_name: st
                 snapshots.execute("DELETE FROM snaps WHERE substr(step_id, 1, ?) = ?", (len(step), step))
         except sqlite3.Error as error:
             raise StorageError(f"{path}: the snapshots of {state_name} cannot be dropped: {error}") from error
-    storage.log.drop_marks(stage_owner(tenant_id, flow, state_name))
+    _drop_marks(storage, tenant_id, flow, state_name)
+
+
+def _drop_marks(storage: Storage, tenant_id: str, flow: str, state_name: str) -> None:
+    for side in SIDES:
+        storage.log.drop_marks(stage_owner(tenant_id, flow, stage_name(state_name, side)))
     storage.log.drop_marks(window_owner(tenant_id, flow, state_name))

@@ -4,24 +4,23 @@ Nothing is written here; what would be written is returned, so that the caller c
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from event_streaming_bus.errors import InvalidStateError, ProcessorNotFoundError
-from event_streaming_bus.flows.codegen import Tree, compile_tree
-from event_streaming_bus.flows.outputs import NodeOutcome, Surroundings, settle
-from event_streaming_bus.flows.plan import Node, Plan, Stage, make_plan
+from event_streaming_bus.flows.functions import load_functions
+from event_streaming_bus.flows.outputs import NodeOutcome, Surroundings
+from event_streaming_bus.flows.plan import Edge, Node, Plan, Stage, make_plan, walk
+from event_streaming_bus.flows.processors import ends_tree
 from event_streaming_bus.flows.rows import EventRows
-from event_streaming_bus.flows.spec import FlowSpec, ProcessorSpec, parse_flow
-from event_streaming_bus.models import ErrorHandlingStrategy, Event, ProcessorType, StreamInfo
+from event_streaming_bus.flows.segments import Segments
+from event_streaming_bus.flows.spec import FlowSpec, stored_processor
+from event_streaming_bus.models import ErrorHandlingStrategy, Event, StreamInfo
 from event_streaming_bus.registry.service import SchemaGuard, SchemaRegistryService
 from event_streaming_bus.store.history_records import PASSED, EventError
 from event_streaming_bus.store.letters import Letter
 from event_streaming_bus.store.storage import Storage
-
-_STATELESS: Final = (ProcessorType.FILTER, ProcessorType.MAP)
-_payload_decoder: Final = msgspec.json.Decoder(dict[str, Any])
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -36,10 +35,10 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class _LetterRows(EventRows):
-    """One letter's event as a stage sees it; further dead letters made of it name the same place."""
+    """One letter's event as a processor sees it; further dead letters made of it name the same place."""
 
-    def __init__(self, letter: Letter, event: Event, payload: dict[str, Any]) -> None:
-        super().__init__([event], [payload])
+    def __init__(self, letter: Letter) -> None:
+        super().__init__([letter.original()])
         self._place = letter.place()
 
     def place(self, index: int) -> dict[str, Any]:
@@ -47,31 +46,28 @@ class _LetterRows(EventRows):
 
 
 def plan_around(storage: Storage, tenant_id: str, processor_id: str) -> Plan:
-    """The part of a flow that a processor of the catalog belongs to: those above it and those below, by their entries.
+    """The part of a flow that is joined to a processor of the catalog, above it and below, by their entries.
 
     Nothing is changed. Raises ``ProcessorNotFoundError``, and ``StreamNotFoundError`` for a stream that is no longer there.
     """
     record = storage.catalog.get_processor(tenant_id, processor_id)
     entries = {
-        each.processor_name: (each.processor_id, msgspec.json.decode(each.config))
+        each.processor_name: (each.processor_id, stored_processor(msgspec.json.decode(each.config)))
         for each in storage.catalog.list_processors(tenant_id)
         if each.flow == record.flow
     }
-    top = record.processor_name
-    seen = {top}
-    while (above := entries[top][1]["source_stream_id"]) in entries and above not in seen:
-        top = above
-        seen.add(top)
-    needed = [top]
+    whole = FlowSpec(name=record.flow, tenant_id=tenant_id, processors=tuple(spec for _, spec in entries.values()))
+    sources = {spec.processor_name: {ref.name for ref in whole.sources_of(spec)} for spec in whole.processors}
+    needed = [record.processor_name]
     for name in needed:  # grows while it is walked
-        needed += [below for below, (_, config) in entries.items() if config["source_stream_id"] == name and below not in needed]
-    spec = parse_flow({"processors": [entries[name][1] for name in needed]}, name="flow")
-    spec = msgspec.structs.replace(spec, name=record.flow, tenant_id=tenant_id)
+        joined = [other for other in entries if other in sources[name] or name in sources[other]]
+        needed += [other for other in joined if other not in needed]
+    spec = msgspec.structs.replace(whole, processors=tuple(entries[name][1] for name in entries if name in needed))
     return make_plan(spec, _streams(spec, storage), {name: entries[name][0] for name in needed})
 
 
 def _streams(spec: FlowSpec, storage: Storage) -> dict[str, StreamInfo]:
-    names = {p.source_stream_id for p in spec.processors if spec.processor(p.source_stream_id) is None}
+    names = {ref.name for p in spec.processors for ref in spec.sources_of(p) if spec.processor(ref.name) is None}
     names |= {p.target_stream_id for p in spec.processors if p.target_stream_id is not None}
     return {name: storage.log.find_stream(spec.tenant_id, name) for name in names}
 
@@ -87,8 +83,8 @@ def reprocess(storage: Storage, plan: Plan, processor_name: str, letters: Sequen
     only the flow itself can change them.
     """
     stage, way = _way_to(plan, processor_name)
-    failed = way[-1]
-    stateful = next((node for node in failed.walk() if node.spec.processor_type not in _STATELESS), None)
+    failed = way[-1].node
+    stateful = next((node for node in walk(way[-1:], through_state=False) if node.has_state), None)
     if stateful is not None:
         raise InvalidStateError(
             f"The events of {failed.name} cannot be retried alone, for {stateful.name} ({stateful.spec.processor_type.value}) "
@@ -96,67 +92,70 @@ def reprocess(storage: Storage, plan: Plan, processor_name: str, letters: Sequen
             "start (esb run --from-start).",
             processor_name=failed.name,
         )
-    tree = compile_tree([_pruned(way)], decoded=True)
-    ours = {node.number for node in way}
-    surroundings = Surroundings(stage.source, storage.dead_letters(plan.tenant_id), _guards(storage))
-    return [_reprocessed(tree, letter, failed, ours, surroundings) for letter in letters]
+    edge = _pruned(way)
+    surroundings = Surroundings(
+        stage.source, storage.dead_letters(plan.tenant_id), _guards(storage), load_functions(walk([edge]))
+    )
+    segments = Segments(surroundings)
+    ours = {each.node.number for each in way}
+    return [_reprocessed(segments, edge, letter, failed, ours) for letter in letters]
 
 
-def _way_to(plan: Plan, processor_name: str) -> tuple[Stage, list[Node]]:
-    """The stage of the processor, and the nodes from where its events come in down to it.
+def _way_to(plan: Plan, processor_name: str) -> tuple[Stage, list[Edge]]:
+    """The stage that the events of the processor come from, and the way from where they come in down to it.
 
-    That is the top of the stage, or right below the closest processor with state, whose results are the events.
+    That is the top of the stage, or right below what last made new events: a processor with state, one that makes several events
+    of one, or a port.
     """
 
-    def find(node: Node) -> list[Node]:
-        if node.name == processor_name:
-            return [node]
-        for child in node.children:
-            if way := find(child):
-                return [node, *way] if node.spec.processor_type in _STATELESS else way
+    def find(edges: Sequence[Edge]) -> list[Edge]:
+        for edge in edges:
+            node = edge.node
+            if node.name == processor_name:
+                return [edge]
+            if way := find(node.children):
+                return way if ends_tree(node.spec) else [edge, *way]
+            if way := find((*node.error_children, *node.late_children)):
+                return way
         return []
 
     for stage in plan.stages:
-        if way := find(stage.root):
+        if way := find(stage.roots):
             return stage, way
     raise ProcessorNotFoundError(f"The flow {plan.name} has no processor {processor_name}.", processor_name=processor_name)
 
 
-def _pruned(way: Sequence[Node]) -> Node:
+def _pruned(way: Sequence[Edge]) -> Edge:
     """The tree of the nodes on the way, which write nothing, and of all that is below the last one. None of them stops the
-    process: here an error is an answer."""
-    kept = _without_stop(way[-1])
-    kept = msgspec.structs.replace(kept, spec=_with_strategy(way[-1], ErrorHandlingStrategy.DEAD_LETTER))
-    for node in reversed(way[:-1]):
-        spec = _with_strategy(node, ErrorHandlingStrategy.DEAD_LETTER)
-        kept = msgspec.structs.replace(node, spec=spec, target=None, children=(kept,))
+    process, and none hands errors on: here an error is an answer."""
+    last = _without_stop(way[-1])
+    kept = msgspec.structs.replace(last, node=_answering(last.node))
+    for edge in reversed(way[:-1]):
+        node = msgspec.structs.replace(_answering(edge.node), target=None, children=(kept,))
+        kept = msgspec.structs.replace(edge, node=node)
     return kept
 
 
-def _without_stop(node: Node) -> Node:
-    stops = node.spec.error_handling_strategy is ErrorHandlingStrategy.STOP
-    spec = _with_strategy(node, ErrorHandlingStrategy.DEAD_LETTER) if stops else node.spec
-    return msgspec.structs.replace(node, spec=spec, children=tuple(map(_without_stop, node.children)))
+def _answering(node: Node) -> Node:
+    spec = msgspec.structs.replace(node.spec, error_handling_strategy=ErrorHandlingStrategy.DEAD_LETTER)
+    return msgspec.structs.replace(node, spec=spec, error_children=())
 
 
-def _with_strategy(node: Node, strategy: ErrorHandlingStrategy) -> ProcessorSpec:
-    return msgspec.structs.replace(node.spec, error_handling_strategy=strategy)
+def _without_stop(edge: Edge) -> Edge:
+    node, spec = edge.node, edge.node.spec
+    if spec.error_handling_strategy is ErrorHandlingStrategy.STOP:
+        spec = msgspec.structs.replace(spec, error_handling_strategy=ErrorHandlingStrategy.DEAD_LETTER)
+    children, errors = (tuple(map(_without_stop, edges)) for edges in (node.children, node.error_children))
+    return msgspec.structs.replace(edge, node=msgspec.structs.replace(node, spec=spec, children=children, error_children=errors))
 
 
-def _reprocessed(tree: Tree, letter: Letter, failed: Node, ours: set[int], surroundings: Surroundings) -> Outcome:
-    event = letter.original()
-    try:
-        payload = _payload_decoder.decode(event.data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        return Outcome(error=EventError(0, "ValueError", f"the payload is no JSON object: {error}"))
-    rows = _LetterRows(letter, event, payload)
-    outputs, failures = tree.run([(0, payload)], {name: rows.column(name) for name in tree.columns})
-    settled = settle(tree, rows, outputs, failures, (), surroundings)
-    for outcome in settled.nodes:
+def _reprocessed(segments: Segments, edge: Edge, letter: Letter, failed: Node, ours: set[int]) -> Outcome:
+    ran = segments.run([edge], _LetterRows(letter))
+    for outcome in ran.nodes:
         if outcome.errors and outcome.node.number in ours:
             return Outcome(error=_told(outcome, failed))
-    passed = any(outcome.node.number == failed.number and outcome.outcomes[0] == PASSED for outcome in settled.nodes)
-    return Outcome(events=settled.events, passed=passed)
+    passed = any(outcome.node.number == failed.number and outcome.outcomes[0] == PASSED for outcome in ran.nodes)
+    return Outcome(events={i: made for i, made in ran.events.items() if made}, passed=passed)
 
 
 def _told(outcome: NodeOutcome, failed: Node) -> EventError:

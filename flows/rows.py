@@ -1,4 +1,4 @@
-"""Events in columns, as a stage sees them: read from the log, or just made of closed windows."""
+"""Events in columns, as processors see them: read from the log, or just made by other processors."""
 
 from collections.abc import Iterable, Sequence
 from itertools import chain, repeat
@@ -18,6 +18,8 @@ class Rows(Protocol):
     """Events in order, numbered from 0."""
 
     count: int
+    roots: Sequence[int]
+    """Of each event, the index of the event that it was made of, in the chunk that was read."""
 
     def column(self, name: str) -> Sequence[Any]:
         """The values of the envelope field ``name``."""
@@ -48,6 +50,7 @@ class ChunkRows:
         self._split = split
         self._begin = chunk.begin
         self.count = chunk.end - chunk.begin
+        self.roots: Sequence[int] = range(self.count)
         self._columns: dict[str, Sequence[Any]] = {}
         self._constants: dict[str, tuple[bool, Any]] = {}
 
@@ -76,23 +79,11 @@ class ChunkRows:
                 lines = batch.payload_lines()
                 decoded = decoder.decode_lines(lines) if lines is not None else list(map(decoder.decode, batch.payloads()))
                 if len(decoded) != batch.count:
-                    return self._decode_one_by_one(decoder)
+                    return decode_one_by_one(self.column("data"), decoder)
                 payloads += decoded
         except (msgspec.DecodeError, UnicodeDecodeError):
-            return self._decode_one_by_one(decoder)
+            return decode_one_by_one(self.column("data"), decoder)
         return enumerate(payloads), []
-
-    def _decode_one_by_one(
-        self, decoder: "msgspec.json.Decoder[Any]"
-    ) -> tuple[list[tuple[int, Any]], list[tuple[int, Exception]]]:
-        items: list[tuple[int, Any]] = []
-        failures: list[tuple[int, Exception]] = []
-        for i, data in enumerate(self.column("data")):
-            try:
-                items.append((i, decoder.decode(data)))
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                failures.append((i, ValueError(f"the payload is no JSON object: {error}")))
-        return items, failures
 
     def output_ids(self, origin: str, indexes: Sequence[int]) -> list[str]:
         times_ms = self.column("timestamp_ms")
@@ -108,12 +99,12 @@ class ChunkRows:
 
 
 class EventRows:
-    """Events that were just made, with their payloads."""
+    """Events that processors have just made, or set aside."""
 
-    def __init__(self, events: Sequence[Event], payloads: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, events: Sequence[Event], roots: Sequence[int] | None = None) -> None:
         self.events = events
-        self.payloads = payloads
         self.count = len(events)
+        self.roots: Sequence[int] = range(len(events)) if roots is None else roots
 
     def column(self, name: str) -> Sequence[Any]:
         return [getattr(event, name) for event in self.events]
@@ -122,7 +113,10 @@ class EventRows:
         return False, None
 
     def decode(self, decoder: "msgspec.json.Decoder[Any]") -> tuple[Iterable[tuple[int, Any]], list[tuple[int, Exception]]]:
-        return enumerate(self.payloads), []
+        try:
+            return enumerate([decoder.decode(event.data) for event in self.events]), []
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return decode_one_by_one([event.data for event in self.events], decoder)
 
     def output_ids(self, origin: str, indexes: Sequence[int]) -> list[str]:
         return [ids.derived_id(ids.EVENT, self.events[i].timestamp_ms, origin, self.events[i].event_id) for i in indexes]
@@ -131,11 +125,26 @@ class EventRows:
         return {}
 
 
+def decode_one_by_one(
+    payloads: Sequence[bytes], decoder: "msgspec.json.Decoder[Any]"
+) -> tuple[list[tuple[int, Any]], list[tuple[int, Exception]]]:
+    """``(index, payload)`` of those that can be decoded, and the failures of the others."""
+    items: list[tuple[int, Any]] = []
+    failures: list[tuple[int, Exception]] = []
+    for i, data in enumerate(payloads):
+        try:
+            items.append((i, decoder.decode(data)))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            failures.append((i, ValueError(f"the payload is no JSON object: {error}")))
+    return items, failures
+
+
 def select_events(rows: Rows, indexes: Sequence[int], replaced: dict[str, Iterable[Any]]) -> list[Event]:
-    """The events at ``indexes``, with some fields ``replaced`` by as many other values."""
+    """The events at ``indexes`` (in any order, and repeated if need be), with some fields ``replaced`` by as many other
+    values."""
     if not indexes:
         return []
-    everything = len(indexes) == rows.count
+    everything = len(indexes) == rows.count and list(indexes) == list(range(rows.count))
     pick = itemgetter(*indexes)
     columns: list[Iterable[Any]] = []
     for name in _FIELDS:

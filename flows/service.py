@@ -9,8 +9,10 @@ from typing import Any, Final
 import msgspec
 
 from event_streaming_bus.errors import InvalidStateError
-from event_streaming_bus.flows.metrics import ProcessorMetrics, flow_metrics
+from event_streaming_bus.flows.custom_functions import load_function
+from event_streaming_bus.flows.metrics import ProcessorMetrics, flow_metrics, progress
 from event_streaming_bus.flows.plan import make_plan
+from event_streaming_bus.flows.processors.custom import CustomLogic
 from event_streaming_bus.flows.recovery import forget, no_workers, worker_log
 from event_streaming_bus.flows.runner import plan_of_processor
 from event_streaming_bus.flows.spec import FlowSpec, parse_processor, to_data
@@ -20,6 +22,11 @@ from event_streaming_bus.store.catalog import ProcessorRecord
 from event_streaming_bus.store.storage import Storage, open_storage
 
 _log: Final = logging.getLogger(__name__)
+STATE_STORE: Final = "bytewax snapshots (SQLite)"
+STATE_STORE_REASON: Final = (
+    "state is held in the workers' memory, and Bytewax writes it to SQLite files with each snapshot, so that a flow, its state "
+    "and its output go on together after a crash; another store would have to be kept in step with them"
+)
 _HELD: Final = (ProcessorStatus.STARTING, ProcessorStatus.RUNNING, ProcessorStatus.STOPPING)
 
 
@@ -45,10 +52,12 @@ class StreamManagementService:
 
     def _create(self, processor_config: Mapping[str, Any], tenant_id: str, user_id: str | None) -> str:
         spec = parse_processor(processor_config)
-        names = (spec.source_stream_id, spec.target_stream_id or "")
-        streams = {name: self._storage.log.find_stream(tenant_id, name) for name in names}
+        if isinstance(spec.processing_logic, CustomLogic):
+            load_function(spec.processing_logic, ("processor", "processing_logic"))
         # Planned before it is entered, under any name and id: what is refused must not be in the list.
         flow = FlowSpec(name=spec.processor_name, tenant_id=tenant_id, processors=(spec,))
+        names = (*(source.name for source in flow.sources_of(spec)), spec.target_stream_id or "")
+        streams = {name: self._storage.log.find_stream(tenant_id, name) for name in names}
         make_plan(flow, streams, {spec.processor_name: ""})
         config = msgspec.json.encode(to_data(spec)).decode()
         record = self._storage.catalog.create_processor(tenant_id, spec.processor_name, config, created_by=user_id)
@@ -130,9 +139,7 @@ class StreamManagementService:
         supervised = self._supervisor.find(tenant_id, processor_id)
         plan = plan_of_processor(tenant_id, processor_id, self._storage) if supervised is None else supervised.plan
         metrics = flow_metrics(plan, self._storage)[0]
-        source = plan.stages[0].source.stream_id
-        begins = self._storage.log.begin_offsets(source)
-        there = sum(end - begins[split] for split, end in self._storage.log.end_offsets(source).items())
+        there = progress(plan, self._storage)[1]
         rate = supervised.events_per_second() if supervised is not None else 0.0
         return _metrics_data(record, metrics, there, rate)
 
@@ -189,16 +196,21 @@ def _was_left(record: ProcessorRecord) -> bool:
 
 
 def _record_data(record: ProcessorRecord) -> dict[str, Any]:
-    return {
+    config = msgspec.json.decode(record.config)
+    data = {
         "processor_id": record.processor_id,
         "flow": record.flow,
         "status": record.status.value,
-        **msgspec.json.decode(record.config),
+        **config,
         "created_by": record.created_by,
         "created_at": rfc3339(record.created_at_ms),
         "updated_at": rfc3339(record.updated_at_ms),
         "last_error": record.last_error,
     }
+    requested = (config.get("state_store_config") or {}).get("store_type")
+    if requested is not None:
+        data["state_store"] = {"requested": requested, "used": STATE_STORE, "reason": STATE_STORE_REASON}
+    return data
 
 
 def _metrics_data(record: ProcessorRecord, metrics: ProcessorMetrics, there: int, rate: float) -> dict[str, Any]:

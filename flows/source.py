@@ -14,13 +14,14 @@ from typing import Final, TypeAlias
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from event_streaming_bus.errors import OffsetOutOfRangeError
+from event_streaming_bus.flows.folds.base import FOREVER
 from event_streaming_bus.flows.items import Chunk, Progress
-from event_streaming_bus.models import LANES, EventPriority, Split, StreamInfo
+from event_streaming_bus.models import LANES, Event, EventPriority, Split, StreamInfo
 from event_streaming_bus.store.log.base import EventLog
 from event_streaming_bus.store.log.record_batch import RecordBatch
 
-MAX_CHUNK_EVENTS: Final = 8192
-_READ_BYTES: Final = 1 << 19
+MAX_CHUNK_EVENTS: Final = 16_384
+_READ_BYTES: Final = 1 << 21
 _POLL: Final = timedelta(milliseconds=8)
 _TICK_MS: Final = 200
 _WEIGHTS: Final = {EventPriority.HIGH: 6, EventPriority.NORMAL: 3, EventPriority.LOW: 1}
@@ -32,6 +33,7 @@ class SourceOptions:
 
     ``until``: stop at these offsets, by split (``None``: follow the stream). ``cuts``: offsets that no chunk reaches across.
     ``idle_horizon_ms``: how long after its newest event an idle stream may still have windows to close.
+    ``max_future_ms``: events further ahead of when they were appended do not move the watermark (``None``: all do).
     ``stopping`` is asked before each read: true ends the source without finishing it.
     """
 
@@ -41,11 +43,13 @@ class SourceOptions:
         until: Mapping[Split, int] | None = None,
         cuts: Callable[[Split], Sequence[int]] = lambda split: (),
         idle_horizon_ms: int = 0,
+        max_future_ms: int | None = None,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.until = until
         self.cuts = cuts
         self.idle_horizon_ms = idle_horizon_ms
+        self.max_future_ms = max_future_ms
         self.stopping = stopping
 
 
@@ -163,12 +167,32 @@ class LogPartition(StatefulSourcePartition[Chunk, SourceState]):
             batches.append(batch)
             count += batch.count
         self._offsets[lane] = begin + count
-        newest = max((max(batch.timestamps_ms()), batch.appended_at_ms) for batch in batches)
-        self._newest_ms = max(newest[0], self._newest_ms or newest[0])
-        progress = Progress({str(split): begin + count}, self._news(), split=str(split), newest=newest)
+        newest, future = self._newest(batches)
         before_ms = self._watermarks[lane]
-        self._watermarks[lane] = newest[0] if before_ms is None else max(newest[0], before_ms)
-        return Chunk(progress, split, begin, begin + count, before_ms, tuple(batches))
+        if newest is not None:
+            self._newest_ms = max(newest[0], self._newest_ms or newest[0])
+            self._watermarks[lane] = newest[0] if before_ms is None else max(newest[0], before_ms)
+        progress = Progress({str(split): begin + count}, self._news(), split=str(split), newest=newest)
+        return Chunk(progress, split, begin, begin + count, before_ms, tuple(batches), future)
+
+    def _newest(self, batches: list[RecordBatch]) -> tuple[tuple[int, int] | None, frozenset[int]]:
+        """``(time, time of appending)`` of the newest event, and the indexes of those too far ahead of when they were
+        appended."""
+        bound_ms = self._options.max_future_ms
+        newest: tuple[int, int] | None = None
+        future: list[int] = []
+        first = 0
+        for batch in batches:
+            times_ms = batch.timestamps_ms()
+            last_ms = max(times_ms)
+            if bound_ms is not None and last_ms > batch.appended_at_ms + bound_ms:
+                limit_ms = batch.appended_at_ms + bound_ms
+                future += [first + i for i, t in enumerate(times_ms) if t > limit_ms]
+                last_ms = max((t for t in times_ms if t <= limit_ms), default=-FOREVER)
+            if last_ms != -FOREVER:
+                newest = max(newest or (last_ms, batch.appended_at_ms), (last_ms, batch.appended_at_ms))
+            first += batch.count
+        return newest, frozenset(future)
 
     def _fill(self) -> None:
         """Read ahead in every lane that has nothing buffered, if the log has changed since the last look."""
@@ -212,3 +236,22 @@ class LogPartition(StatefulSourcePartition[Chunk, SourceState]):
             if self._buffers[lane]:
                 return lane
         return None
+
+
+def read_events(log: EventLog) -> Callable[[str, Sequence[int]], list[Event]]:
+    """Reads the events of a split (by its text) at some offsets, in ascending order. What retention has dropped is an error."""
+    lanes = {lane.value.lower(): lane for lane in LANES}
+
+    def read(name: str, offsets: Sequence[int]) -> list[Event]:
+        stream_id, partition, lane = name.rsplit("/", 2)
+        split = Split(stream_id, lanes[lane], int(partition))
+        events: list[Event] = []
+        batches: list[RecordBatch] = []
+        for offset in offsets:
+            while not batches or offset >= batches[0].end_offset:
+                del batches[:1]
+                batches = batches or log.read(split, offset, _READ_BYTES)
+            events.append(batches[0].event(offset - batches[0].offset))
+        return events
+
+    return read

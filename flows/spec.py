@@ -18,6 +18,7 @@ from event_streaming_bus.flows.checker import (
     Path,
     Problems,
     Table,
+    boolean,
     duration_ms,
     integer,
     list_of,
@@ -27,9 +28,12 @@ from event_streaming_bus.flows.checker import (
     text,
 )
 from event_streaming_bus.flows.flow_file import read_flow_file
+from event_streaming_bus.flows.flow_tests import MAX_TESTS, FlowTest, check_tests, read_test
 from event_streaming_bus.flows.processors import PROCESSOR_TYPES, ProcessingLogic
-from event_streaming_bus.flows.topology import check_topology
-from event_streaming_bus.flows.window_config import TumblingWindow, read_window
+from event_streaming_bus.flows.processors.join import JoinLogic
+from event_streaming_bus.flows.retry_policy import RetryPolicy, read_retry_policy
+from event_streaming_bus.flows.topology import SourceRef, check_topology, source_ref
+from event_streaming_bus.flows.window_config import CalendarWindow, TumblingWindow, Window, given_timing, read_window
 from event_streaming_bus.models import (
     DEFAULT_TENANT,
     MAX_PARTITIONS,
@@ -81,11 +85,13 @@ class ProcessorSpec(msgspec.Struct, frozen=True, kw_only=True):
     source_stream_id: str
     target_stream_id: str | None = None
     processing_logic: ProcessingLogic
-    window: TumblingWindow | None = None
+    window: Window | None = None
     processor_description: str = ""
     state_store_config: StateStoreSpec | None = None
     parallelism: int = 1
     error_handling_strategy: ErrorHandlingStrategy = ErrorHandlingStrategy.DEAD_LETTER
+    retry: RetryPolicy | None = None
+    dead_letters: bool = True
     renamed_from: str | None = None
 
     @property
@@ -93,14 +99,21 @@ class ProcessorSpec(msgspec.Struct, frozen=True, kw_only=True):
         """The name that its state, its marks and the ids of its output go by. No two processors of a flow share one."""
         return self.renamed_from or self.processor_name
 
+    @property
+    def retry_policy(self) -> RetryPolicy | None:
+        """How what fails is tried again; None if it is not."""
+        return (self.retry or RetryPolicy()) if self.error_handling_strategy is ErrorHandlingStrategy.RETRY else None
+
     def to_data(self) -> dict[str, object]:
         data = _plain_fields(self)
+        if self.dead_letters:
+            del data["dead_letters"]
         window = data.pop("window", None)
         return data if window is None else data | {"window_config": window}
 
 
 class FlowSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole flow. ``schemas`` are kept as given, for the registry to read.
+    """A whole flow. ``schemas`` are kept as given, for the registry to read. ``tests`` run with ``esb test``.
 
     Processor names are unique, every output is written or read, and no event can run in a circle.
     """
@@ -111,6 +124,14 @@ class FlowSpec(msgspec.Struct, frozen=True, kw_only=True):
     streams: tuple[StreamSpec, ...] = ()
     schemas: tuple[dict[str, Any], ...] = ()
     processors: tuple[ProcessorSpec, ...]
+    tests: tuple[FlowTest, ...] = ()
+
+    def sources_of(self, processor: ProcessorSpec) -> tuple[SourceRef, ...]:
+        """What the processor reads, the left side of a JOIN first."""
+        names = {item.processor_name for item in self.processors}
+        logic = processor.processing_logic
+        joined = (logic.join_stream_id,) if isinstance(logic, JoinLogic) else ()
+        return tuple(source_ref(source, names) for source in (processor.source_stream_id, *joined))
 
     def processor(self, name: str) -> ProcessorSpec | None:
         """The processor of this name; None if ``name`` is not one of the flow's processors."""
@@ -183,7 +204,7 @@ _SCHEMA_TABLE: Final[Table] = {
 _PROCESSOR_TABLE: Final[Table] = {
     "processor_name": required(_PROCESSOR_NAME),
     "processor_description": Field(_DESCRIPTION, default=""),
-    "processor_type": required(member(ProcessorType, unavailable=set(ProcessorType) - PROCESSOR_TYPES.keys())),
+    "processor_type": required(member(ProcessorType)),
     "source_stream_id": required(_STREAM),
     "target_stream_id": Field(_NEW_STREAM),
     "processing_logic": required(_mapping),
@@ -191,6 +212,8 @@ _PROCESSOR_TABLE: Final[Table] = {
     "state_store_config": Field(_mapping),
     "parallelism": Field(integer(1, MAX_PARALLELISM), default=1),
     "error_handling_strategy": Field(member(ErrorHandlingStrategy), default=ErrorHandlingStrategy.DEAD_LETTER),
+    "retry": Field(read_retry_policy),
+    "dead_letters": Field(boolean, default=True),
     "renamed_from": Field(_PROCESSOR_NAME),
 }
 
@@ -232,14 +255,41 @@ def _read_nested(data: Mapping[str, object], path: Path, problems: Problems) -> 
     if isinstance(logic := data.get("processing_logic"), Mapping):
         nested["processing_logic"] = kind.read_logic(logic, (*path, "processing_logic"), problems)
     window_at = (*path, "window_config")
-    if kind.windowed and window is None:
+    if data.get("retry") is not None and data.get("error_handling_strategy") != ErrorHandlingStrategy.RETRY:
+        nested["retry"] = problems.add((*path, "retry"), "only the error_handling_strategy RETRY tries again; leave it out")
+    if kind.windowed is None:
+        _read_join_window(data, nested, path, problems)
+    elif kind.windowed and window is None:
         nested["window"] = problems.add(window_at, f"required, but missing: {data['processor_type']} needs a window")
     elif not kind.windowed and window is not None:
         windowed = ", ".join(name for name, each in PROCESSOR_TYPES.items() if each.windowed)
-        nested["window"] = problems.add(window_at, f"only {windowed} has a window; leave it out")
+        nested["window"] = problems.add(window_at, f"only {windowed} and some JOINs have a window; leave it out")
     elif isinstance(window, Mapping):
         nested["window"] = read_window(window, window_at, problems)
     return nested
+
+
+def _read_join_window(data: Mapping[str, object], nested: dict[str, Any], path: Path, problems: Problems) -> None:
+    """A JOIN has a window, an interval or a lookup."""
+    logic, window = data.get("processing_logic"), data.get("window_config")
+    at = (*path, "window_config")
+    apart = [key for key in ("within_ms", "within", "lookup") if isinstance(logic, Mapping) and logic.get(key) is not None]
+    if window is None:
+        if not apart:
+            told = "a JOIN needs within_ms, within or lookup in its processing_logic, or a window_config"
+            nested["processing_logic"] = problems.add((*path, "processing_logic"), told)
+        return
+    if apart:
+        nested["window"] = problems.add(at, f"a JOIN has either a window or {apart[0]}; leave one of them out")
+        return
+    for key in given_timing(logic):
+        nested["window"] = problems.add((*path, "processing_logic", key), "stands in the window_config of a JOIN with a window")
+    read = read_window(window, at, problems)
+    if read is not BAD and not isinstance(read, (TumblingWindow, CalendarWindow)):
+        read = problems.add((*at, "window_type"), "a JOIN has a tumbling or calendar window; for others use within_ms")
+    if read is not BAD and read.updates is not None:
+        read = problems.add((*at, "emit"), "a JOIN gives out its results when the window closes; leave it out")
+    nested.setdefault("window", read)
 
 
 _FLOW_TABLE: Final[Table] = {
@@ -249,6 +299,7 @@ _FLOW_TABLE: Final[Table] = {
     "streams": Field(list_of(_read_stream), default=()),
     "schemas": Field(list_of(_read_schema), default=()),
     "processors": required(list_of(_read_processor, least=1, most=MAX_PROCESSORS)),
+    "tests": Field(list_of(read_test, most=MAX_TESTS), default=()),
 }
 
 
@@ -279,6 +330,7 @@ def _parse_flow(data: object, name: str, problems: Problems) -> FlowSpec:
         if data.get("name") is None and _FLOW_NAME(name, (), Problems()) is BAD:
             problems.add(("name",), f"required, for the default {name!r} is no flow name")
         check_topology(data, problems)
+        check_tests(data, values["tests"] if values is not None else (), problems)
     problems.raise_if_any()
     if values is None:  # a problem was found, so raise_if_any has raised
         raise FlowError
@@ -298,6 +350,17 @@ def parse_processor(data: object, *, path: str = "processor") -> ProcessorSpec:
             problems.add((path, "target_stream_id"), "required, but missing: on its own a processor writes to a stream")
         elif source == target:
             problems.add((path, "target_stream_id"), "is the source too, and each event would run in a circle")
+    problems.raise_if_any()
+    if not isinstance(spec, ProcessorSpec):  # a problem was found, so raise_if_any has raised
+        raise FlowError
+    return spec
+
+
+def stored_processor(data: object) -> ProcessorSpec:
+    """The processor whose ``to_data`` was kept in the catalog. Raises ``FlowError`` if another version kept what this one
+    cannot read."""
+    problems = Problems()
+    spec = _read_processor(data, ("processor",), problems)
     problems.raise_if_any()
     if not isinstance(spec, ProcessorSpec):  # a problem was found, so raise_if_any has raised
         raise FlowError

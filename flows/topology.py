@@ -4,23 +4,41 @@ It works on the flow's data, not on its spec, so that these problems are told to
 which some processor could not be read.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final, NamedTuple
 
 from event_streaming_bus.flows.checker import Path, Problems
 from event_streaming_bus.models import ProcessorType
 
-CLOSED_PORTS: Final = ("late", "errors")
+OUTPUT: Final = ""
+LATE: Final = "late"
+ERRORS: Final = "errors"
+PORTS: Final = (LATE, ERRORS)
+_STATEFUL: Final = (ProcessorType.AGGREGATE, ProcessorType.JOIN, ProcessorType.WINDOW, ProcessorType.DEDUPLICATE)
+
+
+class SourceRef(NamedTuple):
+    """What a processor reads: a stream, or a processor's output or another ``port`` of it."""
+
+    name: str
+    port: str = OUTPUT
+
+
+def source_ref(source: str, processors: Collection[str]) -> SourceRef:
+    """What a source's name stands for, given the names of the flow's processors."""
+    name, dot, port = source.rpartition(".")
+    return SourceRef(name, port) if dot and source not in processors and name in processors else SourceRef(source)
 
 
 class _Link(NamedTuple):
-    """What a processor reads and writes, as far as its data can tell."""
+    """What a processor reads and writes, as far as its data can tell. ``sources``: where each stands, and what it says."""
 
     path: Path
     name: str
-    source: str | None
+    sources: tuple[tuple[Path, str], ...]
     target: str | None
-    aggregates: bool
+    has_state: bool
+    needs_reader: bool
 
 
 def check_topology(flow: Mapping[Any, object], problems: Problems) -> None:
@@ -45,11 +63,13 @@ def check_topology(flow: Mapping[Any, object], problems: Problems) -> None:
         if link.name in stream_names | targets:
             problems.add((*link.path, "processor_name"), f"{link.name!r} is a stream's name too; rename one of them")
     _check_state_names(_items(flow, "processors"), by_name, problems)
+    read = {source_ref(source, by_name) for link in links for _, source in link.sources}
     for link in links:
-        _check_source(link, by_name, problems)
-        _check_output(link, links, problems)
-    _check_circles(links, problems)
-    _check_nested_aggregates(links, by_name, problems)
+        _check_sources(link, by_name, problems)
+        _check_output(link, read, problems)
+    _check_circles(links, by_name, problems)
+    for link in links:
+        _check_late_readers(link, by_name, problems)
 
 
 def _items(flow: Mapping[Any, object], section: str) -> list[tuple[Path, Mapping[Any, object]]]:
@@ -60,13 +80,22 @@ def _items(flow: Mapping[Any, object], section: str) -> list[tuple[Path, Mapping
 
 
 def _link(path: Path, item: Mapping[Any, object]) -> _Link:
-    name, source, target = (item.get(key) for key in ("processor_name", "source_stream_id", "target_stream_id"))
+    name, target, logic, kind = (
+        item.get(key) for key in ("processor_name", "target_stream_id", "processing_logic", "processor_type")
+    )
+    inner = logic if isinstance(logic, Mapping) else {}
+    sources: list[tuple[Path, object]] = [((*path, "source_stream_id"), item.get("source_stream_id"))]
+    if kind == ProcessorType.JOIN:
+        sources.append(((*path, "processing_logic", "join_stream_id"), inner.get("join_stream_id")))
+    keyed = kind == ProcessorType.CUSTOM and inner.get("form") == "keyed"
+    strategy = item.get("error_handling_strategy")
     return _Link(
         path,
         name if isinstance(name, str) else "",
-        source if isinstance(source, str) else None,
+        tuple((at, source) for at, source in sources if isinstance(source, str)),
         target if isinstance(target, str) else None,
-        item.get("processor_type") == ProcessorType.AGGREGATE,
+        kind in _STATEFUL or keyed,
+        item.get("dead_letters") is False and strategy not in ("SKIP", "STOP"),
     )
 
 
@@ -98,37 +127,45 @@ def _check_state_names(items: list[tuple[Path, Mapping[Any, object]]], by_name: 
         claimed.setdefault(old, item.get("processor_name"))
 
 
-def _check_source(link: _Link, by_name: Mapping[str, _Link], problems: Problems) -> None:
-    if link.source is None or link.source in by_name:
-        return
-    name, dot, port = link.source.partition(".")
-    if not dot or name not in by_name:
-        return
-    here = (*link.path, "source_stream_id")
-    if port in CLOSED_PORTS:
-        told = " and ".join(CLOSED_PORTS)
-        problems.add(here, f"ports {told} are not available in this version; {name!r} is its output")
-    else:
-        problems.add(here, f"processor {name!r} has no port {port!r}; {name!r} is its output")
+def _check_sources(link: _Link, by_name: Mapping[str, _Link], problems: Problems) -> None:
+    for at, source in link.sources:
+        name, dot, port = source.rpartition(".")
+        if source in by_name or not dot or name not in by_name:
+            continue
+        if port == LATE and not by_name[name].has_state:
+            problems.add(at, f"{name!r} has no port late: it has no state, and nothing comes too late for it")
+        elif port not in PORTS:
+            ports = PORTS if by_name[name].has_state else (ERRORS,)
+            told = " and ".join(f"'{name}.{each}'" for each in ports)
+            problems.add(at, f"processor {name!r} has no port {port!r}; {name!r} is its output, and there is {told}")
 
 
-def _check_output(link: _Link, links: list[_Link], problems: Problems) -> None:
-    if link.target is None and not any(other.source == link.name for other in links):
+def _check_output(link: _Link, read: Collection[SourceRef], problems: Problems) -> None:
+    if link.target is None and SourceRef(link.name) not in read:
         output = f"the output of {link.name!r}" if link.name else "its output"
         problems.add(
             (*link.path, "target_stream_id"),
             f"{output} goes nowhere; name a target stream, or let another processor read it",
         )
+    if link.needs_reader and SourceRef(link.name, ERRORS) not in read:
+        problems.add(
+            (*link.path, "dead_letters"),
+            f"its errors would go nowhere; let a processor read '{link.name}.errors', or leave dead_letters true",
+        )
 
 
-def _check_circles(links: list[_Link], problems: Problems) -> None:
+def _check_circles(links: list[_Link], by_name: Mapping[str, _Link], problems: Problems) -> None:
     """Report each circle once: processors joined by ports or by the streams that they write and read."""
     readers: dict[str, list[int]] = {}
     for i, link in enumerate(links):
-        if link.source:
-            readers.setdefault(link.source, []).append(i)
+        for name in dict.fromkeys(source_ref(source, by_name).name for _, source in link.sources):
+            readers.setdefault(name, []).append(i)
     following = [
-        [reader for output in dict.fromkeys((link.name, link.target)) if output for reader in readers.get(output, ())]
+        list(
+            dict.fromkeys(
+                reader for output in dict.fromkeys((link.name, link.target)) if output for reader in readers.get(output, ())
+            )
+        )
         for link in links
     ]
     # A depth-first walk with its own stack: a processor met again while still on the path closes a circle.
@@ -156,17 +193,26 @@ def _report_circle(circle: list[_Link], problems: Problems) -> None:
     problems.add((*circle[0].path, "source_stream_id"), f"events would run in a circle: {told}")
 
 
-def _check_nested_aggregates(links: list[_Link], by_name: Mapping[str, _Link], problems: Problems) -> None:
-    for link in links:
-        nearest = above = by_name.get(link.source or "") if link.aggregates else None
+def _check_late_readers(link: _Link, by_name: Mapping[str, _Link], problems: Problems) -> None:
+    """Report a processor with state that reads late events without a stream between: for it they would be late again, for it
+    cannot know how late events may still come."""
+    if not link.has_state:
+        return
+    for at, source in link.sources:
+        ref = source_ref(source, by_name)
         seen: set[str] = set()
-        while above and not above.aggregates and above.name not in seen:
-            seen.add(above.name)
-            above = by_name.get(above.source or "")
-        if nearest and above and above.aggregates and above is not link:
-            through = "" if above is nearest else f" by way of {nearest.name!r}"
-            problems.add(
-                (*link.path, "source_stream_id"),
-                f"AGGREGATE {link.name!r} cannot read AGGREGATE {above.name!r} directly{through};"
-                f" give {nearest.name!r} a target_stream_id and read that stream",
-            )
+        nearest = ref
+        while ref.name in by_name and ref.name not in seen:
+            seen.add(ref.name)
+            if ref.port == LATE:
+                between = f"{nearest.name!r}" if nearest.port != LATE else "a MAP or FILTER that reads it"
+                problems.add(
+                    at,
+                    f"{link.name!r} has state and cannot read late events directly; give {between} a target_stream_id and "
+                    "read that stream",
+                )
+                break
+            above = by_name[ref.name]
+            if above.has_state or not above.sources:
+                break
+            ref = source_ref(above.sources[0][1], by_name)

@@ -12,16 +12,18 @@ import threading
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, TypeVar
 
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.run import cli_main
 
 from event_streaming_bus.errors import BusError, InUseError
 from event_streaming_bus.flows.build import build
+from event_streaming_bus.flows.custom_functions import import_from_working_folder
 from event_streaming_bus.flows.deploy import deploy
 from event_streaming_bus.flows.plan import Plan
 from event_streaming_bus.flows.recovery import WORKER_LOCK, snapshots_folder
+from event_streaming_bus.flows.retries import Stopped
 from event_streaming_bus.flows.runner import (
     ends_from_json,
     plan_of_processor,
@@ -36,12 +38,15 @@ RECOVERY_PARTITIONS: Final = 4
 _PARENT_POLL_S: Final = 0.1
 _LOCK_PATIENCE_S: Final = 10.0
 
+_E = TypeVar("_E", bound=BaseException)
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one worker until its flow ends; 0 if it ended as asked, 1 (with a line on stderr) if it failed."""
     options = _parser().parse_args(arguments)
     _die_with(options.parent)
     stop_on_signals()
+    import_from_working_folder()
     try:
         storage = open_storage(options.data)
         plan = _plan(options, storage)
@@ -62,7 +67,9 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"esb: {error.message}\n")
         return EXIT_ERROR
     except BaseException as error:  # Bytewax wraps what a step raised; the cause says it best
-        cause = _bus_error(error)
+        if _cause(error, Stopped) is not None:
+            return 0  # asked to stop while something waited to be tried again: that is done after the next start
+        cause = _cause(error, BusError)
         if cause is None:
             raise
         sys.stderr.write(f"esb: {cause.message}\n")
@@ -124,10 +131,10 @@ def _lock(folder: Path, index: int) -> IO[str]:
             return file
 
 
-def _bus_error(error: BaseException | None) -> BusError | None:
-    """The bus's own error among the causes of ``error``."""
+def _cause(error: BaseException | None, kind: type[_E]) -> _E | None:
+    """The error of this kind among the causes of ``error``."""
     while error is not None:
-        if isinstance(error, BusError):
+        if isinstance(error, kind):
             return error
         error = error.__cause__ or error.__context__
     return None

@@ -22,6 +22,7 @@ EXIT_INTERRUPTED: Final = 130
 _COMMANDS: Final = {
     "check": ("event_streaming_bus.cli.check", "Say what is wrong with flow files, or may be."),
     "dead-letters": ("event_streaming_bus.cli.dead_letters", "List, show, retry and drop dead letters."),
+    "dry-run": ("event_streaming_bus.cli.dry_run", "Say what a flow would do with the newest events."),
     "graph": ("event_streaming_bus.cli.graph", "Draw a flow file."),
     "history": ("event_streaming_bus.cli.sql", "Rebuild the history, or see how far it has come."),
     "plan": ("event_streaming_bus.cli.plan", "Say what a changed flow does to its state."),
@@ -31,6 +32,7 @@ _COMMANDS: Final = {
     "serve": ("event_streaming_bus.cli.serve", "Serve the REST API and run processors."),
     "sql": ("event_streaming_bus.cli.sql", "Ask the history a question in SQL."),
     "stream": ("event_streaming_bus.cli.streams", "Make, list, describe and drop streams."),
+    "test": ("event_streaming_bus.cli.flow_test", "Run the tests that flow files carry."),
     "version": ("event_streaming_bus.cli.version", "Tell the version."),
 }
 

@@ -2,6 +2,7 @@
 
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -11,6 +12,7 @@ import msgspec
 
 from event_streaming_bus import ids
 from event_streaming_bus.cli.main import EXIT_ERROR, EXIT_INTERRUPTED, Settings, confirm
+from event_streaming_bus.cli.modules import allow_module_option
 from event_streaming_bus.cli.progress import Bar, progress_bar
 from event_streaming_bus.cli.tables import print_table
 from event_streaming_bus.errors import FlowError, InUseError
@@ -23,7 +25,7 @@ from event_streaming_bus.flows.runner import current_ends
 from event_streaming_bus.flows.runs import record_run
 from event_streaming_bus.flows.spec import load_flow
 from event_streaming_bus.flows.workers import DEFAULT_SNAPSHOT_INTERVAL_MS, WorkerGroup
-from event_streaming_bus.models import ProcessorStatus, rfc3339
+from event_streaming_bus.models import ProcessorStatus, Split, rfc3339
 from event_streaming_bus.store.storage import Storage
 
 _POLL_S: Final = 0.1
@@ -39,6 +41,7 @@ _STOP_TIMEOUT_S: Final = 30.0
 @click.option("--drop-state", metavar="NAME", multiple=True, help="Give up the state of NAME, which is no longer in the flow.")
 @click.option("--yes", is_flag=True, help="Do not ask (with --from-start and --rebuild).")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts of each processor as JSON.")
+@allow_module_option
 @click.option("--snapshot-interval-ms", type=click.IntRange(50), default=DEFAULT_SNAPSHOT_INTERVAL_MS, show_default=True)
 @click.pass_obj
 def run(
@@ -72,7 +75,7 @@ def run(
         for each in metrics:
             click.echo(msgspec.json.encode(each).decode())
     else:
-        _print_metrics(metrics)
+        print_metrics(metrics)
     if error is not None:
         click.echo(f"esb: {error}", err=True)
     elif code == EXIT_INTERRUPTED:
@@ -89,7 +92,32 @@ def run_plan(
     until_end: bool = False,
     snapshot_interval_ms: int = DEFAULT_SNAPSHOT_INTERVAL_MS,
 ) -> tuple[int, str | None]:
-    """Run a flow's workers and show their progress; returns ``(exit code, error)``."""
+    """Run a flow's workers and show their progress; returns ``(exit code, error)``.
+
+    ``until_end``: to the end of what the streams hold now. Where the flow reads a stream that it writes, the workers run again
+    until nothing more comes.
+    """
+    ends = current_ends(plan, storage) if until_end else None
+    while True:
+        code, error = _run_workers(storage, plan, file, workers or plan.parallelism, ends, snapshot_interval_ms)
+        if code or ends is None or ends == (ends := current_ends(plan, storage)) or not _reads_itself(plan):
+            return code, error
+
+
+def _reads_itself(plan: Plan) -> bool:
+    """Whether the flow reads a stream that it writes."""
+    written = {node.target.stream_id for node in plan.nodes() if node.target is not None}
+    return any(stage.source.stream_id in written for stage in plan.stages)
+
+
+def _run_workers(
+    storage: Storage,
+    plan: Plan,
+    file: str,
+    workers: int,
+    until: Mapping[str, Mapping[Split, int]] | None,
+    snapshot_interval_ms: int,
+) -> tuple[int, str | None]:
     stopped = False
 
     def stop(signum: int, frame: FrameType | None) -> None:
@@ -101,8 +129,8 @@ def run_plan(
         storage,
         plan,
         ["--flow", str(Path(file).resolve())],
-        workers=workers or plan.parallelism,
-        until=current_ends(plan, storage) if until_end else None,
+        workers=workers,
+        until=until,
         snapshot_interval_ms=snapshot_interval_ms,
     )
     record_run(storage, plan, run_id, ProcessorStatus.RUNNING, group.workers)
@@ -159,7 +187,8 @@ class _Shown:
         self._bar.update(done, total, "  ".join(words))
 
 
-def _print_metrics(metrics: list[ProcessorMetrics]) -> None:
+def print_metrics(metrics: list[ProcessorMetrics]) -> None:
+    """What became of the events of each processor, as a table."""
     names = ("in", "passed", "filtered", "late", "dead", "skipped", "in state", "out")
     rows: list[list[Any]] = [
         [

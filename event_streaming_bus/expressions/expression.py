@@ -24,11 +24,20 @@ ENVELOPE_NAMES: Final = {
 """The names of an envelope's expression, and the event's attributes they stand for."""
 
 
+JOIN_NAMES: Final = {name: name for name in ("left", "right", "left_timestamp", "right_timestamp")}
+"""The names of a JOIN's expression: the payloads of both sides, and their times in epoch milliseconds."""
+
+
 class Scope(Enum):
-    """What a bare name means: a field of the envelope (``payload.total``), or a field of the payload (``total``)."""
+    """What a bare name means: a field of the envelope (``payload.total``), a field of the payload (``total``), or a side of a
+    JOIN (``left.total``)."""
 
     ENVELOPE = "envelope"
     PAYLOAD = "payload"
+    JOIN = "join"
+
+
+_NAMES: Final = {Scope.ENVELOPE: ENVELOPE_NAMES, Scope.PAYLOAD: None, Scope.JOIN: JOIN_NAMES}
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,8 @@ class Expression:
         return Emitter(resolve).emit(self._node)
 
     def compile(self) -> Callable[[Any], Any]:
-        """The expression as a function: of an ``Event`` in the scope ENVELOPE, of a decoded payload in the scope PAYLOAD.
+        """The expression as a function: of an ``Event`` in the scope ENVELOPE, of a decoded payload in the scope PAYLOAD, of a
+        mapping of the names in the scope JOIN.
 
         What it may raise: ``TypeError``, ``AttributeError``, ``ValueError`` and ``ArithmeticError`` for values that do not
         fit, ``RecursionError`` for values nested too deep, and what decoding the event's payload raises.
@@ -73,7 +83,7 @@ class Expression:
     @cached_property
     def _compiled(self) -> Callable[[Any], Any]:
         run = _compile(self._node, self.scope)
-        if self.scope is Scope.PAYLOAD:
+        if self.scope is not Scope.ENVELOPE:
             return lambda payload: run(None, payload, payload if payload.__class__ is dict else {})
         if "payload" not in self.names:
             return lambda event: run(event, None, None)
@@ -159,8 +169,8 @@ def _expression(text: str, scope: Scope, node: ast.expr) -> Expression:
         seen.add(path)
         return "_"
 
-    Emitter(note, ENVELOPE_NAMES if scope is Scope.ENVELOPE else None).emit(node)
-    paths = seen if scope is Scope.PAYLOAD else {path[1:] for path in seen if path[0] == "payload"}
+    Emitter(note, _NAMES[scope]).emit(node)
+    paths = {path[1:] for path in seen if path[0] == "payload"} if scope is Scope.ENVELOPE else seen
     return Expression(text, scope, frozenset(paths), frozenset(path[0] for path in seen), node)
 
 
@@ -202,7 +212,7 @@ def _compile(node: ast.expr, scope: Scope, local: tuple[str, ...] = ()) -> Calla
     comprehension that names its elements ``local``, of a budget and an element too."""
 
     def resolve(path: tuple[str, ...]) -> str:
-        if scope is Scope.PAYLOAD:
+        if scope is not Scope.ENVELOPE:
             return in_payload(path)
         if path[0] == "payload":
             return in_payload(path[1:]) if len(path) > 1 else "_payload"

@@ -65,10 +65,14 @@ def add(a: Any, b: Any) -> Any:
 
 
 def multiply(a: Any, b: Any) -> Any:
+    if a.__class__ in _NUMBERS and b.__class__ in _NUMBERS:
+        return _bounded_integer(a * b)
     return _bounded_integer(_number(a, "*") * _number(b, "*"))
 
 
 def modulo(a: Any, b: Any) -> Any:
+    if a.__class__ in _NUMBERS and b.__class__ in _NUMBERS:
+        return a % b
     return _number(a, "%") % _number(b, "%")
 
 

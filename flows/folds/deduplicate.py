@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
-from event_streaming_bus.flows.folds.base import Entry, Result, Tally
+from event_streaming_bus.flows.folds.base import FOREVER, Entry, Result, Tally
 
 
 class DeduplicateFold:
@@ -33,7 +33,8 @@ class DeduplicateFold:
             results.append(Result(t + 1, t, key, (event_id,), event))
         tally.released += len(results)
         tally.filtered += len(entries) - len(results)
-        while passed and next(iter(passed.values())) + within_ms < horizon_ms:
+        # At the end of a run that may be followed by another one, what was passed on is still known.
+        while horizon_ms != FOREVER and passed and next(iter(passed.values())) + within_ms < horizon_ms:
             passed.popitem(last=False)
         return results
 

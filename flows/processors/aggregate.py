@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from event_streaming_bus.expressions import Expression
+from event_streaming_bus.expressions import Expression, Scope
 from event_streaming_bus.flows.aggregations.functions import (
     OPTIONS,
     Aggregation,
@@ -24,8 +24,8 @@ from event_streaming_bus.flows.checker import (
     Table,
     choice,
     dotted_path,
+    expression_in,
     list_of,
-    payload_expression,
     read_table,
     required,
     suggest,
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from event_streaming_bus.flows.plan import Node
     from event_streaming_bus.flows.spec import ProcessorSpec
 
-COLLECTION: Final = "{}"
-"""What is collected: by ``(window start, group value, ...)`` the indexes of the events, then each field's values in step."""
 
 MAX_AGGREGATIONS: Final = 100
 MAX_GROUP_FIELDS: Final = 20
@@ -97,7 +95,7 @@ _LOGIC: Final[Table] = {
     **OPTIONS,
     "aggregations": Field(list_of(_read_aggregation, least=1, most=MAX_AGGREGATIONS)),
     "group_by": Field(list_of(dotted_path, most=MAX_GROUP_FIELDS), default=()),
-    "having": Field(payload_expression),
+    "having": Field(expression_in(Scope.PAYLOAD)),
 }
 
 
@@ -154,74 +152,28 @@ def _having_is_over_outputs(logic: AggregateLogic, path: Path, problems: Problem
     return not unknown
 
 
-def payload_paths(spec: "ProcessorSpec") -> Iterator[FieldPath]:
+def payload_paths(spec: "ProcessorSpec", side: int = 0) -> Iterator[FieldPath]:
     """The payload paths that are read."""
     logic = _logic(spec)
     yield from logic.group_by
     yield from (item.field for item in logic.aggregations if item.field is not None)
 
 
-def generate(node: "Node", number: str, code: "Code", reading: "Reading", below: "Callable[[Reading], None]") -> None:
-    """Write the lines of one AGGREGATE: events are gathered by window and group. Nothing reads on from here."""
-    from event_streaming_bus.flows.aggregations import field_plans
+def generate(node: "Node", number: str, code: "Code", reading: "Reading", below: "Callable[[Reading], None]", side: int) -> None:
+    """Write the lines of one AGGREGATE: events are gathered by slice and group, or by key group. Nothing reads on from here."""
+    from event_streaming_bus.flows.gathering import gather_windows
 
-    logic, window = _logic(node.spec), node.spec.window
-    assert window is not None  # noqa: S101 - the spec stage has seen to it
-    plans = field_plans(logic.aggregations)
-    values = [f"v{number}_{i}" for i in range(len(plans))]
-    groups = [f"g{number}_{i}" for i in range(len(logic.group_by))]
-    with code.block("try:"):
-        code.line(f"t = {reading.resolve(('timestamp',))}")
-        shifted = f"(t - {window.offset_ms})" if window.offset_ms else "t"
-        for name, path in zip(groups, logic.group_by, strict=True):
-            code.line(f"{name} = {reading.field(path)}")
-            with code.block(f"if {name}.__class__ is not str:"):
-                code.line(f"{name} = {code.constant('_group_value', group_value)}({name}, {'.'.join(path)!r})")
-        for name, plan in zip(values, plans, strict=True):
-            code.line(f"{name} = {reading.field(plan.field)}")
-            accepted = code.constant(f"accepted{number}_{name}", plan.accepted)
-            with code.block(f"if {name}.__class__ not in {accepted}:"):
-                code.line(f"{code.constant('_refuse', refuse_value)}({name}, {'.'.join(plan.field)!r}, {accepted})")
-        code.line(f"k = ({', '.join([f't - {shifted} % {window.window_size_ms}', *groups])},)")
-    with code.block("except Exception as error:"):
-        code.line(f"failures.append(({number}, i, error))")
-    with code.block("else:"):
-        code.line(f"e = o{number}.get(k)")
-        with code.block("if e is None:"):
-            code.line(f"e = o{number}[k] = ({', '.join(['[]'] * (1 + len(plans)))},)")
-        code.line("e[0].append(i)")
-        for i, name in enumerate(values, 1):
-            code.line(f"e[{i}].append({name})")
-
-
-def group_value(value: object, path: str) -> object:
-    """A group's value other than text, such that equal JSON values, and only those, are equal: ``1`` and ``1.0`` are,
-    ``1`` and ``true`` are not."""
-    if value is None or value.__class__ is int:
-        return value
-    if isinstance(value, bool):
-        return (value,)  # true == 1 in Python; in a tuple it is only equal to itself
-    if isinstance(value, float):
-        return int(value) if value.is_integer() else value
-    raise TypeError(f"payload.{path} is {_kind(value)}; group_by needs text, a number, true, false or null")
-
-
-def group_key(values: tuple[object, ...]) -> bytes:
-    """The group's values as a JSON array."""
-    return msgspec.json.encode([value[0] if isinstance(value, tuple) else value for value in values])
-
-
-def refuse_value(value: object, path: str, accepted: frozenset[type]) -> None:
-    """Raise ``TypeError`` for a value that cannot be aggregated."""
-    wanted = "a number or text" if str in accepted else "a number"
-    raise TypeError(f"payload.{path} is {_kind(value)}; the aggregation needs {wanted}")
-
-
-def _kind(value: object) -> str:
-    kinds = {str: "text", bool: "true or false", list: "a list", dict: "an object", int: "a number", float: "a number"}
-    return kinds.get(value.__class__, "null")
+    logic = _logic(node.spec)
+    gather_windows(number, logic.group_by, logic.aggregations, node.spec.window, code, reading)
 
 
 def _logic(spec: "ProcessorSpec") -> AggregateLogic:
     assert isinstance(spec.processing_logic, AggregateLogic)  # noqa: S101 - the spec stage has seen to it
     return spec.processing_logic
+
+
+def collection_of(spec: "ProcessorSpec") -> str:
+    """The code of what events are gathered in."""
+    from event_streaming_bus.flows.gathering import collection_of_windows
+
+    return collection_of_windows(spec.window)

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from event_streaming_bus.flows.plan import Node
     from event_streaming_bus.flows.spec import ProcessorSpec
 
-COLLECTION: Final = "[]"
-"""What is collected: the indexes of the events that passed."""
-
 MAX_CHECKS: Final = 100
 
 
@@ -61,13 +58,13 @@ def expressions(logic: FilterLogic) -> Iterator[Expression]:
     yield from logic.additional_checks
 
 
-def payload_paths(spec: "ProcessorSpec") -> Iterator[FieldPath]:
+def payload_paths(spec: "ProcessorSpec", side: int = 0) -> Iterator[FieldPath]:
     """The payload paths that are read; the empty one is the whole payload."""
     for each in expressions(_logic(spec)):
         yield from each.payload_paths
 
 
-def generate(node: "Node", number: str, code: "Code", reading: "Reading", below: "Callable[[Reading], None]") -> None:
+def generate(node: "Node", number: str, code: "Code", reading: "Reading", below: "Callable[[Reading], None]", side: int) -> None:
     """Write the lines of one FILTER: what passes is collected and handed on."""
     conditions = " and ".join(reading.expression(each) for each in expressions(_logic(node.spec)))
     with code.block("try:"):

@@ -4,13 +4,39 @@ Three ways: within a time interval of each other, within the same window, or a l
 the left event's time (the right side is then a table). The output is ``{"left": ..., "right": ...}``, or what ``fields`` says.
 """
 
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from event_streaming_bus.expressions import Expression
-from event_streaming_bus.flows.checker import FieldPath
-from event_streaming_bus.flows.window_config import Timing
+from event_streaming_bus.expressions import Expression, Scope
+from event_streaming_bus.flows.checker import (
+    BAD,
+    Field,
+    FieldPath,
+    Path,
+    Problems,
+    Reader,
+    Table,
+    dotted_path,
+    duration_ms,
+    expression_in,
+    list_of,
+    mapping_of,
+    member,
+    read_table,
+    required,
+    text,
+)
+from event_streaming_bus.flows.window_config import TIMING, Timing, take_timing
+
+if TYPE_CHECKING:
+    from event_streaming_bus.flows.codegen import Code, Reading
+    from event_streaming_bus.flows.plan import Node
+    from event_streaming_bus.flows.spec import ProcessorSpec
+
+MAX_KEY_FIELDS: Final = 20
 
 
 class JoinType(StrEnum):
@@ -48,3 +74,100 @@ class JoinLogic(msgspec.Struct, frozen=True, kw_only=True):
     lookup: Lookup | None = None
     fields: tuple[tuple[FieldPath, Expression], ...] = ()
     timing: Timing = Timing()
+
+    def to_data(self) -> dict[str, object]:
+        same = all(left == right for left, right in self.on)
+        data: dict[str, object] = {
+            "join_stream_id": self.join_stream_id,
+            "join_type": self.join_type.value,
+            "on": [".".join(left) for left, _ in self.on] if same else {".".join(a): ".".join(b) for a, b in self.on},
+        }
+        if self.within is not None:
+            data["within"] = {"before_ms": self.within.before_ms, "after_ms": self.within.after_ms}
+        if self.lookup is not None:
+            data["lookup"] = {} if self.lookup.ttl_ms is None else {"ttl_ms": self.lookup.ttl_ms}
+        if self.fields:
+            data["fields"] = {".".join(path): value.text for path, value in self.fields}
+        return data | self.timing.timing_data() if self.within or self.lookup else data
+
+
+def _on(value: object, path: Path, problems: Problems) -> Any:
+    if isinstance(value, Mapping):
+        return mapping_of(dotted_path, dotted_path, most=MAX_KEY_FIELDS)(value, path, problems)
+    fields = list_of(dotted_path, least=1, most=MAX_KEY_FIELDS)(value, path, problems)
+    return BAD if fields is BAD else tuple((field, field) for field in fields)
+
+
+_WITHIN: Final[Table] = {"before_ms": Field(duration_ms(0), default=0), "after_ms": Field(duration_ms(0), default=0)}
+_LOOKUP: Final[Table] = {"ttl_ms": Field(duration_ms(1))}
+
+
+def _within(value: object, path: Path, problems: Problems) -> Any:
+    values = read_table(value, path, _WITHIN, problems)
+    return BAD if values is None else Within(**values)
+
+
+def _lookup(value: object, path: Path, problems: Problems) -> Any:
+    if value is True:
+        return Lookup()
+    values = read_table(value, path, _LOOKUP, problems)
+    return BAD if values is None else Lookup(**values)
+
+
+_FIELDS: Final[Reader] = mapping_of(dotted_path, expression_in(Scope.JOIN))
+_LOGIC: Final[Table] = {
+    "join_stream_id": required(text(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}", "a stream's name or id, or a processor's name")),
+    "join_type": Field(member(JoinType), default=JoinType.INNER),
+    "on": required(_on),
+    "within_ms": Field(duration_ms(0)),
+    "within": Field(_within),
+    "lookup": Field(_lookup),
+    "fields": Field(_FIELDS, default=()),
+    **TIMING,
+}
+
+
+def read_logic(value: object, path: Path, problems: Problems) -> Any:
+    """The ``JoinLogic`` of a ``processing_logic``."""
+    values = read_table(value, path, _LOGIC, problems)
+    if values is None:
+        return BAD
+    both_ways_ms = values.pop("within_ms")
+    if both_ways_ms is not None:
+        if values["within"] is not None:
+            return problems.add(path, "expected either within_ms or within, got both")
+        values["within"] = Within(before_ms=both_ways_ms, after_ms=both_ways_ms)
+    if values["within"] is not None and values["lookup"] is not None:
+        return problems.add(path, "expected either within or lookup, got both")
+    if values["lookup"] is not None and values["join_type"] is JoinType.OUTER:
+        return problems.add((*path, "join_type"), "a lookup is inner or left: rows of a table are no events without a partner")
+    return JoinLogic(**take_timing(values))
+
+
+def payload_paths(spec: "ProcessorSpec", side: int = 0) -> Iterator[FieldPath]:
+    """The payload paths that are read on a side; what is joined is kept as bytes."""
+    yield from (pair[side] for pair in _logic(spec).on)
+
+
+def generate(node: "Node", number: str, code: "Code", reading: "Reading", below: "Callable[[Reading], None]", side: int) -> None:
+    """Write the lines of one side of a JOIN: events are gathered by key group."""
+    from event_streaming_bus.flows.folds.base import LEFT
+    from event_streaming_bus.flows.gathering import gather_entries, raw_payload
+
+    logic = _logic(node.spec)
+    # The row of a table is there before the events of the same time that look it up.
+    rank = 1 if logic.lookup is not None and side == LEFT else 0 if logic.lookup is not None else side
+    key = [pair[side] for pair in logic.on]
+    gather_entries(number, key, code, reading, lambda: raw_payload(code, reading), side=side, rank=rank)
+
+
+def collection_of(spec: "ProcessorSpec") -> str:
+    """The code of what events are gathered in."""
+    from event_streaming_bus.flows.gathering import BY_KEY_GROUP
+
+    return BY_KEY_GROUP
+
+
+def _logic(spec: "ProcessorSpec") -> JoinLogic:
+    assert isinstance(spec.processing_logic, JoinLogic)  # noqa: S101 - the spec stage has seen to it
+    return spec.processing_logic

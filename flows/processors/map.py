@@ -1,8 +1,8 @@
-"""MAP: makes one event out of each event.
+"""MAP: makes one event out of each event, or with ``flatten`` one out of each element of a list in it.
 
-The payload is built in this order: start from the whole payload (``mode: merge``) or from nothing (``replace``), keep
-only what ``select`` names, take away what ``drop`` names, ``rename`` (all at once, so two names can be swapped), then
-set ``fields``. Expressions always see the original event.
+The payload is built in this order: put an element in the place of the list that ``flatten`` names, start from the whole
+payload (``mode: merge``) or from nothing (``replace``), keep only what ``select`` names, take away what ``drop`` names,
+``rename`` (all at once, so two names can be swapped), then set ``fields``. Expressions always see the original event.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -27,14 +27,12 @@ from event_streaming_bus.flows.checker import (
     read_table,
     text,
 )
+from event_streaming_bus.flows.values import kind_of_value
 
 if TYPE_CHECKING:
     from event_streaming_bus.flows.codegen import Code, Reading
     from event_streaming_bus.flows.plan import Node
     from event_streaming_bus.flows.spec import ProcessorSpec
-
-COLLECTION: Final = "[]"
-"""What is collected: ``(index, new payload, new key)``; the key is ``None`` if the MAP sets none."""
 
 
 class MapMode(StrEnum):
@@ -56,6 +54,7 @@ class MapLogic(msgspec.Struct, frozen=True, kw_only=True):
     drop: tuple[FieldPath, ...] = ()
     rename: tuple[tuple[FieldPath, FieldPath], ...] = ()
     fields: tuple[tuple[FieldPath, Expression], ...] = ()
+    flatten: FieldPath | None = None
     key: Expression | None = None
     event_type: str | None = None
 
@@ -69,6 +68,8 @@ class MapLogic(msgspec.Struct, frozen=True, kw_only=True):
             data["rename"] = {".".join(old): ".".join(new) for old, new in self.rename}
         if self.fields:
             data["fields"] = {".".join(path): value.text for path, value in self.fields}
+        if self.flatten is not None:
+            data["flatten"] = ".".join(self.flatten)
         if self.key is not None:
             data["key"] = self.key.text
         if self.event_type is not None:
@@ -76,7 +77,7 @@ class MapLogic(msgspec.Struct, frozen=True, kw_only=True):
         return data
 
 
-_WORK: Final = ("fields", "select", "drop", "rename")
+_WORK: Final = ("fields", "select", "drop", "rename", "flatten")
 _PATHS: Final = list_of(dotted_path, least=1)
 _LOGIC: Final[Table] = {
     "mode": Field(member(MapMode), default=MapMode.MERGE),
@@ -84,6 +85,7 @@ _LOGIC: Final[Table] = {
     "drop": Field(_PATHS, default=()),
     "rename": Field(mapping_of(dotted_path, dotted_path), default=()),
     "fields": Field(mapping_of(dotted_path, expression), default=()),
+    "flatten": Field(dotted_path),
     "key": Field(expression),
     "event_type": Field(text(r"\S(.*\S)?", "text that is not empty", 200)),
 }
@@ -146,34 +148,26 @@ def expressions(logic: MapLogic) -> Iterator[Expression]:
         yield logic.key
 
 
-def payload_paths(spec: "ProcessorSpec") -> Iterator[FieldPath]:
+def payload_paths(spec: "ProcessorSpec", side: int = 0) -> Iterator[FieldPath]:
     """The payload paths that are read; the empty one is the whole payload."""
     logic = _logic(spec)
-    if logic.mode is MapMode.MERGE:
+    if logic.mode is MapMode.MERGE or logic.flatten is not None:
         yield ()
     for each in expressions(logic):
         yield from each.payload_paths
 
 
-def generate(node: "Node", number: str, code: "Code", reading: "Reading", below: "Callable[[Reading], None]") -> None:
-    """Write the lines of one MAP: the new payload, as a dict, is collected and handed on."""
+def generate(node: "Node", number: str, code: "Code", reading: "Reading", below: "Callable[[Reading], None]", side: int) -> None:
+    """Write the lines of one MAP: the new payload, as a dict, is collected and handed on.
+
+    What is collected: ``(index, new payload, new key)``; the key is ``None`` if the MAP sets none.
+    """
     logic = _logic(node.spec)
-    top = [(path, value) for path, value in logic.fields if len(path) == 1]
-    deep = [(path, value) for path, value in logic.fields if len(path) > 1]
-    texts = {path: reading.expression(value) for path, value in logic.fields}
-    parts = [f"{path[0]!r}: {texts[path]}" for path, _ in top]
-    if logic.mode is MapMode.MERGE:
-        start = reading.payload
-        if logic.select is not None or logic.drop or logic.rename:
-            start = f"{code.constant(f'shape{number}', _shape(logic))}({start})"
-        parts.insert(0, f"**{start}")
+    if logic.flatten is not None:
+        _generate_flattening(logic, logic.flatten, number, code, reading)
+        return
     with code.block("try:"):
-        code.line(f"m{number} = {{{', '.join(parts)}}}")
-        for path, _ in deep:
-            code.line(f"{code.constant('_set_path', set_path)}(m{number}, {path!r}, {texts[path]})")
-        if logic.key is not None:
-            key = reading.expression(logic.key)
-            code.line(f"k{number} = {code.constant('_key_text', key_text)}({key})")
+        _write_payload(logic, number, code, reading)
     with code.block("except Exception as error:"):
         code.line(f"failures.append(({number}, i, error))")
     with code.block("else:"):
@@ -183,6 +177,51 @@ def generate(node: "Node", number: str, code: "Code", reading: "Reading", below:
         if logic.event_type is not None:
             replaced["event_type"] = repr(logic.event_type)
         below(reading.of_mapped(f"m{number}", replaced))
+
+
+def _generate_flattening(logic: MapLogic, path: FieldPath, number: str, code: "Code", reading: "Reading") -> None:
+    """An event becomes as many as the list has elements, or a failure if one of them fails."""
+    key = f"k{number}" if logic.key is not None else "None"
+    with code.block("try:"):
+        code.line(f"l{number} = []")
+        with code.block(f"for q in {code.constant('_elements', elements)}({reading.payload}, {path!r}):"):
+            _write_payload(logic, number, code, reading.of_mapped("q", {}))
+            code.line(f"l{number}.append((i, m{number}, {key}))")
+    with code.block("except Exception as error:"):
+        code.line(f"failures.append(({number}, i, error))")
+    with code.block("else:"):
+        code.line(f"o{number} += l{number}")
+
+
+def _write_payload(logic: MapLogic, number: str, code: "Code", reading: "Reading") -> None:
+    """The lines that build the new payload, and the new key if there is one."""
+    top = [(path, value) for path, value in logic.fields if len(path) == 1]
+    deep = [(path, value) for path, value in logic.fields if len(path) > 1]
+    texts = {path: reading.expression(value) for path, value in logic.fields}
+    parts = [f"{path[0]!r}: {texts[path]}" for path, _ in top]
+    if logic.mode is MapMode.MERGE:
+        start = reading.payload
+        if logic.select is not None or logic.drop or logic.rename:
+            start = f"{code.constant(f'shape{number}', _shape(logic))}({start})"
+        parts.insert(0, f"**{start}")
+    code.line(f"m{number} = {{{', '.join(parts)}}}")
+    for path, _ in deep:
+        code.line(f"{code.constant('_set_path', set_path)}(m{number}, {path!r}, {texts[path]})")
+    if logic.key is not None:
+        code.line(f"k{number} = {code.constant('_key_text', key_text)}({reading.expression(logic.key)})")
+
+
+def elements(payload: dict[str, Any], path: FieldPath) -> Iterator[dict[str, Any]]:
+    """The payload once for each element of the list at ``path``, with the element in the list's place; null is an empty list."""
+    value = _take(payload, path)
+    if value is _ABSENT or value is None:
+        return
+    if not isinstance(value, list):
+        raise TypeError(f"payload.{'.'.join(path)} is {kind_of_value(value)}; flatten needs a list")
+    for element in value:
+        copy = dict(payload)
+        set_path(copy, path, element)
+        yield copy
 
 
 def _logic(spec: "ProcessorSpec") -> MapLogic:

@@ -1,10 +1,33 @@
 """WINDOW: gives out the windows themselves: their events, or marks that they have closed."""
 
+from collections.abc import Callable, Iterator
 from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from event_streaming_bus.flows.checker import FieldPath
+from event_streaming_bus.flows.aggregations import Aggregation, AggregationFunction
+from event_streaming_bus.flows.checker import (
+    BAD,
+    Field,
+    FieldPath,
+    Path,
+    Problems,
+    Table,
+    dotted_path,
+    integer,
+    list_of,
+    member,
+    read_table,
+)
+
+if TYPE_CHECKING:
+    from event_streaming_bus.flows.codegen import Code, Reading
+    from event_streaming_bus.flows.plan import Node
+    from event_streaming_bus.flows.spec import ProcessorSpec
+
+MAX_GROUP_FIELDS: Final = 20
+MAX_EVENTS: Final = 100_000
 
 
 class WindowOutput(StrEnum):
@@ -27,3 +50,54 @@ class WindowLogic(msgspec.Struct, frozen=True, kw_only=True):
     output: WindowOutput = WindowOutput.CONTENTS
     group_by: tuple[FieldPath, ...] = ()
     max_events: int = 10_000
+
+    def to_data(self) -> dict[str, object]:
+        data: dict[str, object] = {"output": self.output.value, "max_events": self.max_events}
+        if self.group_by:
+            data["group_by"] = [".".join(path) for path in self.group_by]
+        return data
+
+
+_LOGIC: Final[Table] = {
+    "output": Field(member(WindowOutput), default=WindowOutput.CONTENTS),
+    "group_by": Field(list_of(dotted_path, most=MAX_GROUP_FIELDS), default=()),
+    "max_events": Field(integer(1, MAX_EVENTS), default=10_000),
+}
+
+
+def read_logic(value: object, path: Path, problems: Problems) -> Any:
+    """The ``WindowLogic`` of a ``processing_logic``."""
+    values = read_table(value, path, _LOGIC, problems)
+    return BAD if values is None else WindowLogic(**values)
+
+
+def payload_paths(spec: "ProcessorSpec", side: int = 0) -> Iterator[FieldPath]:
+    """The payload paths that are read; what is kept of the events is kept as bytes."""
+    yield from _logic(spec).group_by
+
+
+def aggregations(logic: WindowLogic) -> tuple[Aggregation, ...]:
+    """What is kept of a window's events: their payloads, unless only marks are wanted."""
+    if logic.output is WindowOutput.MARKS:
+        return ()
+    return (Aggregation(function=AggregationFunction.COLLECT, field=(), name="events", limit=logic.max_events),)
+
+
+def generate(node: "Node", number: str, code: "Code", reading: "Reading", below: "Callable[[Reading], None]", side: int) -> None:
+    """Write the lines of one WINDOW: as for an AGGREGATE, with the whole payload as what is kept."""
+    from event_streaming_bus.flows.gathering import gather_windows
+
+    logic = _logic(node.spec)
+    gather_windows(number, logic.group_by, aggregations(logic), node.spec.window, code, reading)
+
+
+def collection_of(spec: "ProcessorSpec") -> str:
+    """The code of what events are gathered in."""
+    from event_streaming_bus.flows.gathering import collection_of_windows
+
+    return collection_of_windows(spec.window)
+
+
+def _logic(spec: "ProcessorSpec") -> WindowLogic:
+    assert isinstance(spec.processing_logic, WindowLogic)  # noqa: S101 - the spec stage has seen to it
+    return spec.processing_logic

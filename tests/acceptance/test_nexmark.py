@@ -18,24 +18,11 @@ from nexmark.generator import AUCTION, BID, PERSON, Settings
 from nexmark.loading import load
 
 from event_streaming_bus.bus import Bus
-from event_streaming_bus.errors import FlowError
 from event_streaming_bus.flows.build import build
 from event_streaming_bus.flows.deploy import deploy
 from event_streaming_bus.flows.runner import current_ends
 from event_streaming_bus.flows.spec import load_flow
 from event_streaming_bus.testing import read_all, temporary_bus
-
-NOT_YET: Final = {
-    "q3": "JOIN",
-    "q4": "JOIN, session windows",
-    "q5": "JOIN, hopping windows",
-    "q7": "JOIN",
-    "q8": "JOIN",
-    "q11": "session windows",
-    "join_in_window": "JOIN",
-    "join_in_interval": "JOIN",
-}
-"""Queries whose flow files need what is not available in this version."""
 
 BENCHMARKS: Final = Path(generator.__file__).parents[1]
 EVENTS: Final = 16_000
@@ -81,17 +68,7 @@ def in_order(rows: list[dict[str, Any]]) -> list[list[tuple[str, Any]]]:
     return sorted([sorted(row.items()) for row in rows], key=repr)
 
 
-def cases() -> list[Any]:
-    """Every query; an unavailable one must fail, and as a flow file that is refused."""
-    return [
-        pytest.param(
-            query, marks=[pytest.mark.xfail(reason=f"needs {NOT_YET[query]}", raises=FlowError)] if query in NOT_YET else []
-        )
-        for query in QUERIES
-    ]
-
-
-@pytest.mark.parametrize("query", cases())
+@pytest.mark.parametrize("query", QUERIES)
 def test_a_flow_gives_the_rows_that_sql_gives(query: str, request: pytest.FixtureRequest) -> None:
     events: World = request.getfixturevalue("ordered" if query in WAITS_FOR_NOBODY else "disordered")
     expected = events.answers.rows(query)

@@ -10,14 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from event_streaming_bus.errors import FlowError
-from event_streaming_bus.flows import spec, window_config
-from event_streaming_bus.flows.processors import aggregate
+from event_streaming_bus.flows import retry_policy, spec, window_config
+from event_streaming_bus.flows.processors import aggregate, custom, deduplicate, join, window
 from event_streaming_bus.flows.processors import filter as filter_type
 from event_streaming_bus.flows.processors import map as map_type
 from event_streaming_bus.flows.processors.aggregate import AggregateLogic
 from event_streaming_bus.flows.processors.filter import FilterLogic
 from event_streaming_bus.flows.processors.map import MapLogic
 from event_streaming_bus.flows.spec import load_flow, parse_flow, parse_processor, to_data
+from event_streaming_bus.flows.topology import SourceRef
 from event_streaming_bus.flows.window_config import TumblingWindow
 from event_streaming_bus.models import CompressionType, ErrorHandlingStrategy, InvalidEventPolicy, ProcessorType
 
@@ -82,6 +83,10 @@ processors:
       window_size_ms: 3600000
       close_when_idle_ms: never
 """
+
+
+TYPES = "FILTER, MAP, AGGREGATE, JOIN, WINDOW, DEDUPLICATE, CUSTOM"
+WINDOWS = "tumbling, hopping, sliding, session, count, calendar, global"
 
 
 def a_filter(name: str = "f", source: str = "orders", target: str | None = "out", **more: Any) -> dict[str, Any]:
@@ -410,12 +415,8 @@ def test_every_bad_expression_is_told() -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"processor_type": "FLTER"}, "p.processor_type: expected one of FILTER, MAP, AGGREGATE, got 'FLTER'; did you"),
-        (
-            {"processor_type": "JOIN"},
-            "p.processor_type: JOIN is not available in this version; available: FILTER, MAP, AGGREGATE",
-        ),
-        ({"processor_type": ["FILTER"]}, "p.processor_type: expected one of FILTER, MAP, AGGREGATE, got a list"),
+        ({"processor_type": "FLTER"}, f"p.processor_type: expected one of {TYPES}, got 'FLTER'; did you mean 'FILTER'?"),
+        ({"processor_type": ["FILTER"]}, f"p.processor_type: expected one of {TYPES}, got a list"),
         ({"processor_name": "9a"}, "p.processor_name: expected a letter or _, then"),
         ({"processor_name": "a.b"}, "p.processor_name: expected a letter or _, then"),
         ({"processor_name": 7}, "got 7 (put it in quotes)"),
@@ -427,7 +428,7 @@ def test_every_bad_expression_is_told() -> None:
         ({"parallelism": 1.5}, "p.parallelism: expected an integer from 1 to 64, got 1.5"),
         ({"error_handling_strategy": "DEADLETTER"}, "got 'DEADLETTER'; did you mean 'DEAD_LETTER'?"),
         ({"processing_logic": []}, "p.processing_logic: expected a mapping, got an empty list"),
-        ({"window_config": {}}, "p.window_config: only AGGREGATE has a window; leave it out"),
+        ({"window_config": {}}, "p.window_config: only AGGREGATE, WINDOW and some JOINs have a window; leave it out"),
         ({"state_store_config": {"store": "x"}}, "p.state_store_config.store: unknown key; did you mean 'store_type'?"),
         ({"a b": 1}, 'p["a b"]: unknown key (accepted:'),
         ({"\ud800\n": 1}, 'p["\\ud800\\n"]: unknown key (accepted:'),
@@ -579,15 +580,18 @@ def test_an_aggregate_needs_a_window() -> None:
         ({"offset_ms": 1000}, "offset_ms: expected an offset smaller than window_size_ms, got 1000"),
         ({"close_when_idle_ms": "nver"}, "close_when_idle_ms: expected an integer >= 0 or 'never', got 'nver'"),
         ({"close_when_idle_ms": -1}, "close_when_idle_ms: expected an integer >= 0 or 'never', got -1"),
-        ({"window_type": "session"}, "window_type: session is not available in this version; available: tumbling"),
-        ({"window_type": "tumbing"}, "window_type: expected tumbling, got 'tumbing'; did you mean 'tumbling'?"),
-        ({"window_type": "hoping"}, "expected tumbling, got 'hoping' (hopping is not available in this version)"),
+        (
+            {"window_type": "session"},
+            "window_size_ms: a session window has no window_size_ms; tumbling, hopping and sliding have",
+        ),
+        ({"window_type": "tumbing"}, f"window_type: expected one of {WINDOWS}, got 'tumbing'; did you mean 'tumbling'?"),
+        ({"window_type": None}, f"window_type: required, but missing: one of {WINDOWS}"),
         ({"size_ms": 1}, "p.window_config.size_ms: unknown key"),
     ],
 )
 def test_a_bad_window_is_told(change: dict[str, Any], expected: str) -> None:
-    window = {"window_type": "tumbling", "window_size_ms": 1000} | change
-    assert expected in processor_error(an_aggregate(window_config=window))
+    config = {"window_type": "tumbling", "window_size_ms": 1000} | change
+    assert expected in processor_error(an_aggregate(window_config=config))
 
 
 # --- the flow as a whole ----------------------------------------------------------------------------------------------
@@ -602,10 +606,38 @@ def test_an_output_that_goes_nowhere_is_an_error() -> None:
     assert "processors[0].target_stream_id: the output of 'a' goes nowhere" in flow_error(a_filter("a", target=None))
 
 
-@pytest.mark.parametrize("port", ["late", "errors"])
-def test_the_ports_of_late_and_failed_events_are_not_there_yet(port: str) -> None:
-    message = flow_error(a_filter("a"), a_filter("b", f"a.{port}"))
-    assert "processors[1].source_stream_id: ports late and errors are not available in this version" in message
+def test_late_and_failed_events_can_be_read() -> None:
+    several = [an_aggregate(name="a"), a_filter("b", "a.late", "late"), a_filter("c", "a.errors", "failed")]
+    flow = parse_flow({"processors": several}, name="f")
+    assert [flow.sources_of(processor) for processor in flow.processors] == [
+        (SourceRef("orders"),),
+        (SourceRef("a", "late"),),
+        (SourceRef("a", "errors"),),
+    ]
+
+
+def test_what_has_no_state_has_no_late_events() -> None:
+    message = flow_error(a_filter("a"), a_filter("b", "a.late"))
+    assert message == ("processors[1].source_stream_id: 'a' has no port late: it has no state, and nothing comes too late for it")
+
+
+def test_late_events_reach_a_processor_with_state_by_way_of_a_stream_only() -> None:
+    first = an_aggregate(name="a")
+    message = flow_error(first, an_aggregate(name="b", source="a.late"))
+    assert "processors[1].source_stream_id: 'b' has state and cannot read late events directly" in message
+    message = flow_error(first, a_filter("f", "a.late", None), an_aggregate(name="b", source="f"))
+    assert "give 'f' a target_stream_id and read that stream" in message
+    streamed = [first, a_filter("f", "a.late", "late"), an_aggregate(name="b", source="late")]
+    assert len(parse_flow({"processors": streamed}, name="f").processors) == 3
+
+
+def test_errors_that_nobody_keeps_are_an_error() -> None:
+    message = flow_error(a_filter("a", dead_letters=False))
+    assert message == (
+        "processors[0].dead_letters: its errors would go nowhere; let a processor read 'a.errors', or leave dead_letters true"
+    )
+    read = [a_filter("a", dead_letters=False), a_filter("b", "a.errors", "failed")]
+    assert len(parse_flow({"processors": read}, name="f").processors) == 2
 
 
 def test_an_unknown_port_is_an_error() -> None:
@@ -642,14 +674,9 @@ def test_a_long_chain_is_checked_without_running_out_of_stack() -> None:
     assert len(parse_flow({"processors": chain}, name="f").processors) == 200
 
 
-def test_an_aggregate_of_an_aggregate_needs_a_stream_between() -> None:
-    message = flow_error(an_aggregate(name="a", target=None), an_aggregate(name="b", source="a"))
-    assert "AGGREGATE 'b' cannot read AGGREGATE 'a' directly; give 'a' a target_stream_id and read that" in message
-
-
-def test_an_aggregate_of_an_aggregate_by_way_of_a_filter_needs_a_stream_too() -> None:
-    message = flow_error(an_aggregate(name="a", target=None), a_filter("f", "a", None), an_aggregate(name="b", source="f"))
-    assert "cannot read AGGREGATE 'a' directly by way of 'f'; give 'f' a target_stream_id" in message
+def test_an_aggregate_may_read_an_aggregate() -> None:
+    chain = [an_aggregate(name="a", target=None), a_filter("f", "a", None), an_aggregate(name="b", source="f")]
+    assert len(parse_flow({"processors": chain}, name="f").processors) == 3
 
 
 def test_an_aggregate_may_read_the_stream_of_an_aggregate() -> None:
@@ -769,8 +796,9 @@ def test_the_page_gives_one_flow_in_three_formats(tmp_path: Path) -> None:
     for name, content in re.findall(r"<!-- test: flow-file (\S+) -->\n```\w+\n(.*?)```", PAGE, re.DOTALL):
         (tmp_path / name).write_text(content)
         flows.append(load_flow(tmp_path / name))
-    assert len(flows) == 3
-    assert flows[0] == flows[1] == flows[2]
+    sales = [flow for flow in flows if flow.name == "sales"]
+    assert len(sales) == 3
+    assert sales[0] == sales[1] == sales[2]
 
 
 TABLES = {
@@ -781,7 +809,13 @@ TABLES = {
     "FILTER": filter_type._LOGIC,
     "MAP": map_type._LOGIC,
     "AGGREGATE": {**aggregate._LOGIC, **aggregate._AGGREGATION},
-    "Windows": window_config._WINDOW,
+    "Errors": retry_policy._POLICY,
+    "JOIN": {key: field for key, field in join._LOGIC.items() if key not in window_config.TIMING},
+    "WINDOW": window._LOGIC,
+    "DEDUPLICATE": {key: field for key, field in deduplicate._LOGIC.items() if key not in window_config.TIMING},
+    "CUSTOM": {key: field for key, field in custom._LOGIC.items() if key not in window_config.TIMING},
+    "Timing": window_config.TIMING,
+    "Windows": {key: field for table in window_config.WINDOW_TABLES.values() for key, field in table.items()},
 }
 
 

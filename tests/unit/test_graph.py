@@ -19,6 +19,7 @@ from event_streaming_bus.errors import BusError
 from event_streaming_bus.flows.graph import Edge, EdgeKind, Graph, Node, duration, graph_of, mermaid, shortened
 from event_streaming_bus.flows.graph_layout import GAP, Box, Layout, lay_out
 from event_streaming_bus.flows.graph_svg import fitted, svg, text_width
+from event_streaming_bus.flows.processors.join import JoinLogic, Within
 from event_streaming_bus.flows.spec import FlowSpec, ProcessorSpec, parse_flow
 from event_streaming_bus.models import ErrorHandlingStrategy, ProcessorType
 
@@ -33,17 +34,6 @@ AWKWARD = [
     "\u0000\ud83d\ude00\ud800",
     "x" * 300,
 ]
-
-
-class JoinLogic(msgspec.Struct, frozen=True):
-    """What a graph needs to know of a JOIN: the names of its plain data."""
-
-    right_stream_id: str
-    on: tuple[str, ...]
-    within_ms: int
-
-    def to_data(self) -> dict[str, Any]:
-        return msgspec.to_builtins(self)  # type: ignore[no-any-return]
 
 
 def keep(name: str, source: str, target: str | None = None, strategy: str = "SKIP", expression: str = "true") -> dict[str, Any]:
@@ -62,13 +52,15 @@ def flow(*processors: dict[str, Any], **more: Any) -> FlowSpec:
 
 def linked(spec: FlowSpec, source: str, right: str | None = None) -> FlowSpec:
     """The flow with one more processor, which reads a port or is a JOIN."""
-    logic = spec.processors[0].processing_logic if right is None else JoinLogic(right, ("order.id",), 5000)
+    pairs = ((("order", "id"), ("order", "id")),)
+    joined = JoinLogic(join_stream_id=right or "", on=pairs, within=Within(before_ms=5000, after_ms=5000))
+    logic = spec.processors[0].processing_logic if right is None else joined
     more = ProcessorSpec(
         processor_name="last",
         processor_type=ProcessorType.FILTER if right is None else ProcessorType.JOIN,
         source_stream_id=source,
         target_stream_id="end",
-        processing_logic=logic,  # type: ignore[arg-type]
+        processing_logic=logic,
         error_handling_strategy=ErrorHandlingStrategy.STOP,
     )
     return msgspec.structs.replace(spec, processors=(*spec.processors, more))

@@ -14,7 +14,7 @@ from event_streaming_bus.cli.main import cli
 from event_streaming_bus.expressions import Scope, parse
 from event_streaming_bus.flows.checker import format_path
 from event_streaming_bus.flows.disorder import Disorder, measure
-from event_streaming_bus.flows.findings import Finding, Severity
+from event_streaming_bus.flows.findings import Finding
 from event_streaming_bus.flows.lint import check_file, lint
 from event_streaming_bus.flows.processors.custom import CustomForm, CustomLogic
 from event_streaming_bus.flows.processors.deduplicate import DeduplicateLogic
@@ -370,16 +370,6 @@ def test_streams_and_schemas_that_nothing_uses_are_told() -> None:
     assert told(lint(spec)) == [("warning", "unused-stream")]
     bare = msgspec.structs.replace(spec, streams=())
     assert told(lint(bare)) == [("info", "unused-schema")]
-
-
-def test_a_grace_of_zero_is_told_where_a_stream_has_several_partitions() -> None:
-    count = processor("a", "AGGREGATE", {"aggregation_function": "count"})
-    (finding,) = lint(flow(count, partitions=4))
-    assert (finding.severity, finding.code) == (Severity.WARNING, "no-grace")
-    assert format_path(finding.path) == "processors[0].window_config.grace_period_ms"
-    assert lint(flow(count, partitions=1)) == []
-    graceful = processor("a", "AGGREGATE", {"aggregation_function": "count"}, window={"grace_period_ms": 1000})
-    assert lint(flow(graceful, partitions=4)) == []
 
 
 def test_a_window_larger_than_retention_is_told() -> None:

@@ -28,7 +28,7 @@ def test_lanes_are_read_most_urgent_first() -> None:
 
 
 def test_enum_values_are_the_words_of_the_contract() -> None:
-    assert [*ProcessorType] == ["FILTER", "MAP", "AGGREGATE", "JOIN", "WINDOW", "CUSTOM"]
+    assert [*ProcessorType] == ["FILTER", "MAP", "AGGREGATE", "JOIN", "WINDOW", "DEDUPLICATE", "CUSTOM"]
     assert [*CompressionType] == ["NONE", "GZIP", "SNAPPY", "LZ4", "ZSTD"]
 
 

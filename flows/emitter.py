@@ -1,0 +1,182 @@
+"""The emitter: what is written as a processor with state gives out results, and what reads on makes of them."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from event_streaming_bus.errors import FlowError
+from event_streaming_bus.flows.combiner import Combiner
+from event_streaming_bus.flows.items import Closed, LateEvents, Progress, SinkItem, ToKeyGroup
+from event_streaming_bus.flows.marks import WindowMark, add_counts, renewed
+from event_streaming_bus.flows.outputs import Surroundings, dead_event, refusal
+from event_streaming_bus.flows.plan import Node, fed_by
+from event_streaming_bus.flows.results import ResultMaker
+from event_streaming_bus.flows.rows import EventRows
+from event_streaming_bus.flows.segments import Ran, Segments
+from event_streaming_bus.models import ErrorHandlingStrategy, Event, StreamInfo
+from event_streaming_bus.store.history_records import HistoryRecord, Late
+
+ReadEvents = Callable[[str, Sequence[int]], list[Event]]
+"""The events of a split (by its text) at these offsets, as far as the log still has them."""
+
+
+_Failed: TypeAlias = tuple[Event, Exception, int]
+"""An event, why the processor failed on it, and after how many attempts."""
+
+
+class Emitter:
+    """Turns what the key groups of one processor give out into items, for one worker.
+
+    All that comes at once is written in one transaction, with the marks of its key groups.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        maker: ResultMaker,
+        owner: str,
+        stored: dict[str, tuple[bytes, WindowMark]],
+        surroundings: Surroundings,
+        read_events: ReadEvents,
+    ) -> None:
+        self._node = node
+        self._maker = maker
+        self._owner = owner
+        self._stored: dict[str, bytes | None] = {key: value for key, (value, _) in stored.items()}
+        self._surroundings = surroundings
+        self._read_events = read_events
+        self._segments = Segments(surroundings)
+        self._combiners = [(each, Combiner(each)) for each in fed_by(node)]
+
+    def __call__(self, given: list[tuple[str, Closed]]) -> list[SinkItem | ToKeyGroup]:
+        closed = [each for _, each in given]
+        items: list[SinkItem | ToKeyGroup] = []
+        gathered = Ran({}, [], {})
+        again = [result for each in closed for result in each.again]
+        if again and self._combiners:
+            events, _ = self._maker.events(again)
+            gathered = self._segments.run(self._node.children, EventRows(events), gather_only=True)
+        to_write = [each for each in closed if each.mark is not None]
+        if to_write:
+            item, ran = self._written(to_write)
+            items.append(item)
+            for number, parts in ran.gathered.items():
+                gathered.gathered.setdefault(number, []).extend(parts)
+        if self._combiners:
+            horizons: dict[str, int] = {}
+            for each in closed:
+                name = upstream_name(self._node, each.key_group)
+                horizons[name] = max(each.horizon_ms, horizons.get(name, each.horizon_ms))
+            progress = Progress(horizons=horizons)
+            for node, combiner in self._combiners:
+                items += combiner.messages(gathered.gathered.get(node.number, ()), progress)
+        return items
+
+    def _written(self, closed: list[Closed]) -> tuple[SinkItem, Ran]:
+        """What is written of results and late events, and what was gathered for others on the way."""
+        mark = closed[0].mark
+        assert mark is not None  # noqa: S101 - the caller has looked
+        events, failed = self._maker.events([result for each in closed for result in each.results])
+        ran = self._segments.run(self._node.children, EventRows(events))
+        if self._node.changelog is not None and events:
+            ran.add(self._node.changelog.stream_id, self._maker.changes(events, self._node.changelog))
+        if self._node.target is not None and events:
+            events, refused = self._guarded(self._node.target, events)
+            ran.add(self._node.target.stream_id, events)
+            failed += refused
+        mark.out += len(events)
+        mark.refused += len(failed)
+        self._set_aside([*((event, error, 1) for event, error in failed), *_failures(closed)], ran)
+        late = [item for each in closed for item in each.late]
+        if late and self._node.late_children:
+            _join(ran, self._segments.run(self._node.late_children, EventRows(self._late_events(late))))
+        for outcome in ran.nodes:
+            add_counts(mark.counts, outcome.node.processor_id, outcome.counts)
+        records = self._late_records(late, max(each.horizon_ms for each in closed))
+        last = {each.key_group: each.mark for each in closed if each.mark is not None}
+        marks = [renewed(self._owner, key_group, self._stored.get(key_group), each) for key_group, each in last.items()]
+        self._stored.update({each.key: each.value for each in marks})
+        return SinkItem({i: made for i, made in ran.events.items() if made}, tuple(marks), records), ran
+
+    def _guarded(self, target: StreamInfo, events: list[Event]) -> tuple[list[Event], list[tuple[Event, Exception]]]:
+        """``(events that the target's schema accepts, the others, each with the reason)``."""
+        guard = self._surroundings.guard(target)
+        if guard is None:
+            return events, []
+        invalid = set(guard.check_many([event.payload for event in events]))
+        refused = [(events[i], refusal(guard, events[i], target)) for i in sorted(invalid)]
+        return [event for i, event in enumerate(events) if i not in invalid], refused
+
+    def _set_aside(self, failed: list[_Failed], ran: Ran) -> None:
+        """Dead letters go to those that read the port ``errors``, or else to the stream of dead letters."""
+        strategy = self._node.spec.error_handling_strategy
+        if failed and strategy is ErrorHandlingStrategy.STOP:
+            event, error, _ = failed[0]
+            raise FlowError(
+                f"{self._node.name} stopped the flow at {event.event_id}: {error}. Its error_handling_strategy is STOP.",
+                event_id=event.event_id,
+            )
+        if not failed or strategy is ErrorHandlingStrategy.SKIP:
+            return
+        dead = [dead_event(self._node, event, error, str(error), self._surroundings, {}, tried) for event, error, tried in failed]
+        if self._node.error_children:
+            _join(ran, self._segments.run(self._node.error_children, EventRows(dead)))
+        else:
+            ran.add(self._surroundings.dead_letters.stream_id, dead)
+
+    def _late_events(self, late: list[LateEvents]) -> list[Event]:
+        """The late events, each once, with the (last) window they missed in their metadata."""
+        by_split: dict[str, dict[int, LateEvents]] = defaultdict(dict)
+        for item in late:
+            by_split[item.split].update(dict.fromkeys(item.offsets, item))
+        events: list[Event] = []
+        for split, items in by_split.items():
+            offsets = sorted(items)
+            events += [
+                self._maker.late_event(event, items[offset])
+                for offset, event in zip(offsets, self._read_events(split, offsets), strict=True)
+            ]
+        return events
+
+    def _late_records(self, late: Sequence[LateEvents], horizon_ms: int) -> tuple[HistoryRecord, ...]:
+        by_split: dict[str, list[LateEvents]] = {}
+        for item in late:
+            by_split.setdefault(item.split, []).append(item)
+        records = []
+        for split, items in by_split.items():
+            stream_id, partition, lane = split.rsplit("/", 2)
+            records.append(
+                Late(
+                    tenant_id=self._surroundings.source.tenant_id,
+                    processor_id=self._node.processor_id,
+                    processor_name=self._node.name,
+                    stream_id=stream_id,
+                    lane=lane.upper(),
+                    partition=int(partition),
+                    offsets=[offset for item in items for offset in item.offsets],
+                    window_start_ms=[item.window_start_ms for item in items for _ in item.offsets],
+                    window_end_ms=[item.window_end_ms for item in items for _ in item.offsets],
+                    watermark_ms=min(max(horizon_ms, 0), 1 << 53),
+                    observed_us=time.time_ns() // 1000,
+                )
+            )
+        return tuple(records)
+
+
+def upstream_name(node: Node, key_group: str) -> str:
+    """What those that read the results of ``node`` call one of its key groups."""
+    return f"{node.state_name}/{key_group}"
+
+
+def _failures(closed: list[Closed]) -> list[_Failed]:
+    """The events that the processor failed on."""
+    return [(failure.entry[5], failure.error, failure.attempts) for each in closed for failure in each.tally.failures]
+
+
+def _join(ran: Ran, other: Ran) -> None:
+    for stream_id, made in other.events.items():
+        ran.add(stream_id, made)
+    ran.nodes += other.nodes
+    for number, parts in other.gathered.items():
+        ran.gathered.setdefault(number, []).extend(parts)

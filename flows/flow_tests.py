@@ -1,0 +1,160 @@
+"""The tests of a flow file: events that are given, and what is to come of them, in event time."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from event_streaming_bus.errors import InvalidInputError
+from event_streaming_bus.flows.checker import (
+    BAD,
+    Field,
+    Path,
+    Problems,
+    Reader,
+    Table,
+    boolean,
+    list_of,
+    mapping_of,
+    member,
+    read_table,
+    required,
+    text,
+)
+from event_streaming_bus.models import EventPriority, rfc3339, time_ms
+
+MAX_TESTS: Final = 1000
+MAX_EVENTS: Final = 10_000
+
+
+class GivenEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """An event that is published before the flow runs. Without a ``timestamp_ms`` it has the time of the one before it in its
+    stream, the first 1970-01-01."""
+
+    payload: Any
+    key: str | None = None
+    timestamp_ms: int | None = None
+    event_type: str = "test"
+    priority: EventPriority = EventPriority.NORMAL
+
+    def to_data(self) -> dict[str, object]:
+        return _event_data(self) | {"event_type": self.event_type, "priority": self.priority.value}
+
+
+class ExpectedEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """An event that is to come out. What is None is not looked at; the payload must be equal."""
+
+    payload: Any
+    key: str | None = None
+    timestamp_ms: int | None = None
+    event_type: str | None = None
+
+    def to_data(self) -> dict[str, object]:
+        return _event_data(self) | ({} if self.event_type is None else {"event_type": self.event_type})
+
+
+class FlowTest(msgspec.Struct, frozen=True, kw_only=True):
+    """One test. ``given`` and ``expect`` are by stream; ``late`` and ``dead`` have payloads by processor.
+
+    Streams that ``expect`` does not name are not looked at, nor are late events of processors that ``late`` does not name. Dead
+    letters are never passed over: one that ``dead`` does not name fails the test. ``ordered``: outputs come in the order given;
+    otherwise in any order, since that of different keys is not fixed.
+    """
+
+    name: str
+    given: tuple[tuple[str, tuple[GivenEvent, ...]], ...]
+    expect: tuple[tuple[str, tuple[ExpectedEvent, ...]], ...] = ()
+    late: tuple[tuple[str, tuple[Any, ...]], ...] = ()
+    dead: tuple[tuple[str, tuple[Any, ...]], ...] = ()
+    ordered: bool = False
+
+    def to_data(self) -> dict[str, object]:
+        data: dict[str, object] = {
+            "name": self.name,
+            "given": {stream: [event.to_data() for event in events] for stream, events in self.given},
+            "expect": {stream: [event.to_data() for event in events] for stream, events in self.expect},
+            "ordered": self.ordered,
+        }
+        for name in ("late", "dead"):
+            if getattr(self, name):
+                data[name] = {processor: list(payloads) for processor, payloads in getattr(self, name)}
+        return {key: value for key, value in data.items() if value != {}}
+
+
+def _event_data(event: GivenEvent | ExpectedEvent) -> dict[str, object]:
+    data: dict[str, object] = {"payload": event.payload}
+    if event.key is not None:
+        data["key"] = event.key
+    if event.timestamp_ms is not None:
+        data["timestamp"] = rfc3339(event.timestamp_ms)
+    return data
+
+
+def _payload(value: object, path: Path, problems: Problems) -> Any:
+    try:
+        return msgspec.json.decode(msgspec.json.encode(value))
+    except (TypeError, ValueError, msgspec.MsgspecError) as error:
+        return problems.add(path, f"expected plain data: {error}")
+
+
+def _timestamp(value: object, path: Path, problems: Problems) -> Any:
+    try:
+        return time_ms(value)  # type: ignore[arg-type]
+    except InvalidInputError as error:
+        return problems.add(path, error.message.removeprefix("timestamp: "))
+
+
+_EVENT: Final[Table] = {
+    "payload": required(_payload),
+    "key": Field(text()),
+    "timestamp": Field(_timestamp),
+    "event_type": Field(text(r"\S(.*\S)?", "text that is not empty", 200)),
+}
+_GIVEN: Final[Table] = {**_EVENT, "priority": Field(member(EventPriority), default=EventPriority.NORMAL)}
+
+
+def _event_reader(table: Table, kind: type[GivenEvent] | type[ExpectedEvent]) -> Reader:
+    def read(value: object, path: Path, problems: Problems) -> Any:
+        values = read_table(value, path, table, problems)
+        if values is None:
+            return BAD
+        values["timestamp_ms"] = values.pop("timestamp")
+        return kind(**{name: item for name, item in values.items() if item is not None or name == "payload"})
+
+    return read
+
+
+def _by_name(read_item: Reader) -> Reader:
+    return mapping_of(text(r"\S+", "a name"), list_of(read_item, most=MAX_EVENTS))
+
+
+_TEST: Final[Table] = {
+    "name": required(text(r"\S(.*\S)?", "text that is not empty", 200)),
+    "given": required(_by_name(_event_reader(_GIVEN, GivenEvent))),
+    "expect": Field(_by_name(_event_reader(_EVENT, ExpectedEvent)), default=()),
+    "late": Field(_by_name(_payload), default=()),
+    "dead": Field(_by_name(_payload), default=()),
+    "ordered": Field(boolean, default=False),
+}
+
+
+def read_test(value: object, path: Path, problems: Problems) -> Any:
+    """The ``FlowTest`` of one entry of a flow's ``tests``."""
+    values = read_table(value, path, _TEST, problems)
+    return BAD if values is None else FlowTest(**values)
+
+
+def check_tests(flow: Mapping[Any, object], tests: tuple[FlowTest, ...], problems: Problems) -> None:
+    """Report tests of one name, and processors that the flow does not have."""
+    processors = flow.get("processors")
+    items = processors if isinstance(processors, (list, tuple)) else ()
+    names = {str(item.get("processor_name")) for item in items if isinstance(item, Mapping)}
+    seen: set[str] = set()
+    for i, test in enumerate(tests):
+        if test.name in seen:
+            problems.add(("tests", i, "name"), f"there is a test {test.name!r} already")
+        seen.add(test.name)
+        for part in ("late", "dead"):
+            for processor, _ in getattr(test, part):
+                if processor not in names:
+                    problems.add(("tests", i, part, processor), f"the flow has no processor {processor!r}")
