@@ -26,7 +26,7 @@ from event_streaming_bus.store.history import History
 from event_streaming_bus.testing import read_all
 
 HERE: Final = Path(__file__).parent
-FLOWS: Final = (HERE / "flights.yaml", HERE / "weather.yaml")
+FLOWS: Final = (HERE / "flights.yaml", HERE / "weather.yaml", HERE / "departures.yaml")
 _MARKER: Final = ".made-by-the-demo"
 QUESTIONS: Final = (
     (
@@ -71,8 +71,8 @@ def main() -> int:
 
 
 def run(bus: Bus, flights: Path, weather: Path) -> None:
-    """Publish both files, then run both flows to the end."""
-    plans = [deploy(load_flow(file), bus.storage) for file in FLOWS]
+    """Publish both files, then run the flows to the end."""
+    plans = [deploy(load_flow(file), bus.storage) for file in FLOWS]  # the first two make the streams that the last one reads
     for path, *how in (
         (flights, "flights", "flight.departure", "carrier", load.departure_ms),
         (weather, "weather", "weather.observed", "origin", load.observed_ms),
@@ -131,6 +131,31 @@ def show(bus: Bus) -> None:
             for w in weather
         ],
         title="The wettest days",
+    )
+    windy = sorted((e.payload for e in read_all(bus, "windy_hours")), key=lambda hour: (-hour["flights"], hour["window_start"]))
+    print_table(
+        ["hour (UTC)", "airport", "flights", "wind (mph)", "avg delay (min)"],
+        [
+            [
+                *(w["window_start"][:16].replace("T", " "), w["origin"], w["flights"], round(w["max_wind_speed"], 1)),
+                "-" if w["avg_dep_delay"] is None else round(w["avg_dep_delay"], 1),
+            ]
+            for w in windy[:5]
+        ],
+        title=f"The busiest of {len(windy)} hours of strong wind",
+    )
+    aircraft = [event.payload for event in read_all(bus, "aircraft_days")]
+    restless = sorted(aircraft, key=lambda day: (-day["departures"], -day["miles"]))[:5]
+    print_table(
+        ["from (UTC)", "aircraft", "departures", "first from", "last to", "miles"],
+        [
+            [
+                *(a["window_start"][:16].replace("T", " "), a["tailnum"], a["departures"]),
+                *(a["first_origin"], a["last_dest"], a["miles"]),
+            ]
+            for a in restless
+        ],
+        title=f"The most restless of {len(aircraft)} aircraft days",
     )
     history = History(bus.storage)
     try:

@@ -11,6 +11,7 @@ import duckdb
 import pytest
 
 from event_streaming_bus.bus import Bus, open_bus
+from event_streaming_bus.models import rfc3339
 from event_streaming_bus.store.history import History
 from event_streaming_bus.testing import read_all
 
@@ -103,6 +104,64 @@ def test_every_day_of_weather_is_what_the_file_says(bus: Bus) -> None:
         assert {name: payload[name] for name in row} == row
 
 
+def test_every_flight_is_joined_with_the_weather_as_of_its_departure(bus: Bus) -> None:
+    expected = ask(
+        f"""WITH f AS (SELECT *, epoch_ms({TIME} + minute * 60000) AS at FROM flights),
+                 w AS (SELECT *, epoch_ms({TIME}) AS at FROM weather)
+            SELECT f.carrier || ' ' || f.flight AS flight, f.origin, f.dest, f.dep_delay,
+                   CASE WHEN f.at - w.at <= INTERVAL 3 HOURS THEN w.time_hour END AS observed,
+                   CASE WHEN f.at - w.at <= INTERVAL 3 HOURS THEN w.wind_speed END AS wind_speed,
+                   CASE WHEN f.at - w.at <= INTERVAL 3 HOURS THEN w.visib END AS visib
+            FROM f ASOF LEFT JOIN w ON f.origin = w.origin AND f.at >= w.at"""
+    )
+    found = [event.payload for event in read_all(bus, "flights_in_weather")]
+    assert sum(row["observed"] is not None for row in expected) > 26_000
+    assert sorted(map(repr, found)) == sorted(map(repr, expected))
+
+
+def test_every_windy_hour_is_what_the_files_say(bus: Bus) -> None:
+    flights = ask(
+        f"""WITH f AS (SELECT *, epoch_ms({TIME} + minute * 60000) AS at FROM flights),
+                 w AS (SELECT *, epoch_ms({TIME}) AS at FROM weather)
+            SELECT f.origin, {window("(epoch_ms(f.at))", 3_600_000)} AS window_start, count(*) AS flights,
+                   avg(f.dep_delay) AS avg_dep_delay, max(w.wind_speed) AS max_wind_speed
+            FROM f ASOF JOIN w ON f.origin = w.origin AND f.at >= w.at
+            WHERE w.wind_speed > 25 AND f.at - w.at <= INTERVAL 3 HOURS GROUP BY ALL"""
+    )
+    found = answers(bus, "windy_hours", "origin", "window_start")
+    assert len(found) == len(flights) > 50
+    for row in flights:
+        payload = found[row["origin"], row["window_start"]]
+        assert {name: payload[name] for name in row} == row
+
+
+def test_every_aircraft_day_is_what_the_file_says(bus: Bus) -> None:
+    rest_ms = 28_800_000
+    flights = ask(f"SELECT *, {TIME} + minute * 60000 AS t FROM flights WHERE tailnum IS NOT NULL AND dep_time IS NOT NULL")
+    days: dict[str, list[list[dict[str, Any]]]] = {}
+    for flight in sorted(flights, key=lambda flight: flight["t"]):  # of equal times in the order of the file
+        of_aircraft = days.setdefault(flight["tailnum"], [])
+        if not of_aircraft or flight["t"] - of_aircraft[-1][-1]["t"] > rest_ms:
+            of_aircraft.append([])
+        of_aircraft[-1].append(flight)
+    expected = {
+        (tailnum, rfc3339(day[0]["t"])): {
+            "tailnum": tailnum,
+            "window_start": rfc3339(day[0]["t"]),
+            "window_end": rfc3339(day[-1]["t"] + rest_ms),
+            "departures": len(day),
+            "first_origin": day[0]["origin"],
+            "last_dest": day[-1]["dest"],
+            "miles": sum(flight["distance"] for flight in day),
+        }
+        for tailnum, of_aircraft in days.items()
+        for day in of_aircraft
+        if len(day) >= 2
+    }
+    assert len(expected) > 3_000
+    assert answers(bus, "aircraft_days", "tailnum", "window_start") == expected
+
+
 def test_the_history_has_every_event_and_every_step(bus: Bus) -> None:
     history = History(bus.storage)
     try:
@@ -125,7 +184,11 @@ def test_the_history_has_every_event_and_every_step(bus: Bus) -> None:
         "carrier_days": len(read_all(bus, "carrier_days")),
         "airport_hours": len(read_all(bus, "airport_hours")),
         "weather_days": 96,
+        "flights_in_weather": flights,
+        "windy_hours": len(read_all(bus, "windy_hours")),
+        "aircraft_days": len(read_all(bus, "aircraft_days")),
     }
+    known = ask("SELECT count(*) AS n FROM flights WHERE tailnum IS NOT NULL AND dep_time IS NOT NULL")[0]["n"]
     assert steps == {
         "delayed COMPLETED": delayed,
         "delayed FILTERED": flights - delayed,
@@ -133,4 +196,8 @@ def test_the_history_has_every_event_and_every_step(bus: Bus) -> None:
         "carrier_day COMPLETED": flights,
         "airport_hour COMPLETED": flights,
         "weather_day COMPLETED": weather,
+        "with_weather COMPLETED": flights + weather,
+        "known_aircraft COMPLETED": known,
+        "known_aircraft FILTERED": flights - known,
+        "aircraft_day COMPLETED": known,
     }
