@@ -27,7 +27,7 @@ from event_streaming_bus.flows.results import ResultMaker
 from event_streaming_bus.flows.sink import LogSink
 from event_streaming_bus.flows.source import LogSource, SourceOptions, read_events
 from event_streaming_bus.flows.stage import StageLogic
-from event_streaming_bus.flows.state_factory import lag_of, span_of, state_factory
+from event_streaming_bus.flows.state_factory import lag_of, live_ms_of, state_factory
 from event_streaming_bus.models import Split, StreamInfo
 from event_streaming_bus.registry.service import SchemaGuard, SchemaRegistryService
 from event_streaming_bus.store.storage import Storage
@@ -123,7 +123,7 @@ class _Builder:
         settings = KeyGroupSettings(
             grace_period_ms=timing.grace_period_ms,
             close_when_idle_ms=timing.close_when_idle_ms,
-            live_ms=span_of(node.spec),
+            live_ms=live_ms_of(node.spec),
             splits=self._splits[node.number],
             upstream=self._upstream[node.number],
             marks={key: mark for key, (_, mark) in marks.items()},
@@ -168,7 +168,7 @@ def _idle_horizon_ms(node: Node) -> int:
     timing = timing_of(node.spec)
     if timing.close_when_idle_ms is None:
         return 0
-    return span_of(node.spec) + timing.grace_period_ms + timing.close_when_idle_ms
+    return live_ms_of(node.spec) + timing.grace_period_ms + timing.close_when_idle_ms
 
 
 def _sink_items(items: list[SinkItem | ToKeyGroup]) -> list[SinkItem]:

@@ -1,6 +1,7 @@
 """The state of each kind of processor with state, made of its configuration."""
 
 from collections.abc import Callable
+from typing import Final
 
 from event_streaming_bus.flows.aggregations import field_plans
 from event_streaming_bus.flows.folds.base import Fold
@@ -28,6 +29,8 @@ from event_streaming_bus.flows.window_config import (
     SlidingWindow,
     TumblingWindow,
 )
+
+_LIVE_MS: Final = 60_000
 
 
 def state_factory(spec: ProcessorSpec, make_keyed: Callable[[], Fold] | None = None) -> Callable[[], KeyedState]:
@@ -98,6 +101,13 @@ def span_of(spec: ProcessorSpec) -> int:
     if isinstance(window, CalendarWindow):
         return CalendarSlices(window).longest_ms
     return window.gap_ms if isinstance(window, SessionWindow) else 0
+
+
+def live_ms_of(spec: ProcessorSpec) -> int:
+    """How long after its time an event may be appended and still be live: as long as its window, or where there is none a
+    minute."""
+    span_ms = span_of(spec)
+    return span_ms if spec.window is not None and span_ms else max(span_ms, _LIVE_MS)
 
 
 def slicing_for(spec: ProcessorSpec) -> Slicing | None:
