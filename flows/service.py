@@ -127,8 +127,8 @@ class StreamManagementService:
     async def get_processor_metrics(self, processor_id: str, tenant_id: str = DEFAULT_TENANT) -> dict[str, Any]:
         """What the processor has done so far. Counts are exact and go over all its runs; the rate is of the last ten seconds.
 
-        ``events_processed``: events taken in. ``events_passed``: those that came through (for an AGGREGATE: those in closed
-        windows). ``events_filtered``: those filtered out. ``error_count``: those dead-lettered or skipped.
+        ``events_processed``: events taken in. ``events_passed``: those that came through (for one with state: those that are
+        done with). ``events_filtered``: those filtered out. ``error_count``: those dead-lettered or skipped.
         ``processing_rate``: percent of the events in its source stream that are done. ``avg_processing_time_ms``: the time
         spent on an event, on average over its chunk.
         """
