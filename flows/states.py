@@ -215,31 +215,29 @@ class OrderedState:
     def __init__(self, fold: Fold, missed_window: MissedWindow) -> None:
         self._fold = fold
         self._missed_window = missed_window
-        self._held: list[Entry] = []
+        self._held: list[Entry] = []  # in order
+        self._fresh: list[Entry] = []  # not yet
 
     def take(self, message: KeyGroupMessage, floor_ms: int | None) -> tuple[list[LatePartial], int]:
         entries: list[Entry] = message.content
         if floor_ms is None or not entries or min(map(_TIME, entries)) >= floor_ms:
-            self._held += entries
+            self._fresh += entries
             return [], 0
-        self._held += [entry for entry in entries if entry[0] >= floor_ms]
+        self._fresh += [entry for entry in entries if entry[0] >= floor_ms]
         late = [entry for entry in entries if entry[0] < floor_ms]
         return [LatePartial(*self._missed_window(entry[0]), [entry[6]]) for entry in late], len(late)
 
     def advance(self, horizon_ms: int, tally: Tally) -> list[Result]:
-        held = self._held
-        if not held:
-            return self._fold.run((), horizon_ms, tally)
-        held.sort(key=_ORDER)
         return self._fold.run(self._due(horizon_ms), horizon_ms, tally)
 
     def close(self, horizon_ms: int, tally: Tally) -> tuple[list[Result], int]:
-        self._held.sort(key=_ORDER)
         due = self._due(horizon_ms)
         return self._fold.run(due, FOREVER, tally), due[-1][0] + 1 if due else -FOREVER
 
     def _due(self, horizon_ms: int) -> list[Entry]:
-        """Take out what is held of the time before the horizon. All is in order."""
+        """Take out what is held of the time before the horizon, in order."""
+        if self._fresh:
+            self._put_in_order()
         held = self._held
         if not held or held[-1][0] < horizon_ms:
             self._held = []
@@ -248,7 +246,20 @@ class OrderedState:
         self._held = held[due:]
         return held[:due]
 
+    def _put_in_order(self) -> None:
+        """What is fresh belongs near the end, so only that part of what is held is looked at again."""
+        fresh, held = self._fresh, self._held
+        fresh.sort(key=_ORDER)
+        at = bisect_left(held, _ORDER(fresh[0]), key=_ORDER)
+        end = held[at:] + fresh
+        if at < len(held):
+            end.sort(key=_ORDER)
+        held[at:] = end
+        self._fresh = []
+
     def save(self) -> Any:
+        if self._fresh:
+            self._put_in_order()
         return [tuple(entry) for entry in self._held], self._fold.save()
 
     def load(self, saved: Any) -> None:
