@@ -29,7 +29,13 @@ class Code:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.prologue: list[str] = []
-        self.constants: dict[str, object] = dict(NAMESPACE) | {"Exception": Exception, "str": str, "int": int}
+        self.constants: dict[str, object] = dict(NAMESPACE) | {
+            "Exception": Exception,
+            "bool": bool,
+            "str": str,
+            "int": int,
+            "float": float,
+        }
         self._depth = 0
 
     def line(self, text: str) -> None:

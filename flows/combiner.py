@@ -16,7 +16,7 @@ from event_streaming_bus.flows.items import Chunk, KeyGroupMessage, LatePartial,
 from event_streaming_bus.flows.key_groups import KEY_GROUP_NAMES, KEY_GROUPS
 from event_streaming_bus.flows.outputs import with_parts
 from event_streaming_bus.flows.plan import Node
-from event_streaming_bus.flows.processors import aggregations_of, takes_events, timing_of
+from event_streaming_bus.flows.processors import aggregations_of, key_of, takes_events, timing_of
 from event_streaming_bus.flows.rows import select_events
 from event_streaming_bus.flows.segments import Gathered
 from event_streaming_bus.flows.slices import Slicing, missed
@@ -66,7 +66,7 @@ class Combiner:
         self._plans = field_plans(aggregations_of(node.spec)) if self._slicing is not None else ()
         self._takes_events = takes_events(node.spec)
         self._missed_window = missed_window_of(node.spec)
-        self._keys = KnownKeys()
+        self._keys = KnownKeys(len(key_of(node.spec)))
 
     def messages(
         self, gathered: Sequence[Gathered], progress: Progress, begin: int = 0, end: int = 0, time: SplitTime | None = None

@@ -21,7 +21,7 @@ BY_KEY_GROUP: Final = f"[{', '.join(['[]'] * KEY_GROUPS)}]"
 """What is collected for folds: for each key group its entries (see ``folds.base.Entry``)."""
 
 BY_SLICE: Final = "{}"
-"""What is collected for sums: by slice, then by ``(group value, ...)``, the indexes of the events, then each field's values in
+"""What is collected for sums: by slice, then by group (see ``KnownKeys``), the indexes of the events, then each field's values in
 step."""
 
 _MAX_KNOWN_KEYS: Final = 100_000
@@ -32,16 +32,18 @@ class FutureTimestampError(ValueError):
 
 
 class KnownKeys:
-    """The key group and the JSON of group values that were seen lately."""
+    """The key group and the JSON of groups that were seen lately. A group is the value of its one field, or a tuple of
+    several."""
 
-    def __init__(self) -> None:
-        self.known: dict[tuple[object, ...], tuple[int, bytes]] = {}
+    def __init__(self, fields: int) -> None:
+        self.known: dict[object, tuple[int, bytes]] = {}
+        self._is_single = fields == 1
 
-    def place(self, group: tuple[object, ...]) -> tuple[int, bytes]:
+    def place(self, group: Any) -> tuple[int, bytes]:
         """``(key group, the values as a JSON array)``."""
         if len(self.known) >= _MAX_KNOWN_KEYS:
             self.known.clear()
-        key = group_key(group)
+        key = group_key((group,) if self._is_single else group)
         place = self.known[group] = (key_group_of(key), key)
         return place
 
@@ -56,7 +58,9 @@ def refuse_future(timestamp_ms: int) -> None:
 def time_lines(code: "Code", reading: "Reading") -> None:
     """``t``: the event's time, which must not be too far ahead."""
     code.line(f"t = {reading.resolve(('timestamp',))}")
-    with code.block("if future and i in future:"):
+    if "has_future = bool(future)" not in code.prologue:
+        code.prologue.append("has_future = bool(future)")
+    with code.block("if has_future and i in future:"):
         code.line(f"{code.constant('_refuse_future', refuse_future)}(t)")
 
 
@@ -96,14 +100,14 @@ def gather_entries(
 ) -> None:
     """Write the lines that gather entries for a fold. ``value`` writes lines of its own and returns the code of an entry's
     value."""
-    keys = KnownKeys()
+    keys = KnownKeys(len(key))
     known, place = code.constant(f"known{number}", keys.known), code.constant(f"place{number}", keys.place)
     event_id = reading.column("event_id")
     with code.block("try:"):
         time_lines(code, reading)
         names = group_lines(number, key, code, reading)
         v = value()
-        code.line(f"g = {_tuple_of(names)}")
+        code.line(f"g = {_group_of(names)}")
         code.line(f"h, k = {known}.get(g) or {place}(g)")
         code.line(f"e = (t, {rank}, {event_id}, {side}, k, {v}, i)")
     with code.block("except Exception as error:"):
@@ -121,7 +125,8 @@ def field_lines(number: str, plans: Sequence[Any], code: "Code", reading: "Readi
         if plan.field:
             code.line(f"{name} = {reading.field(plan.field)}")
             accepted = code.constant(f"accepted{number}_{i}", plan.accepted)
-            with code.block(f"if {name}.__class__ not in {accepted}:"):
+            usual = " and ".join(f"{name}.__class__ is not {kind}" for kind in ("int", "float") if plan.summed)
+            with code.block(f"if {usual + ' and ' if usual else ''}{name}.__class__ not in {accepted}:"):
                 code.line(f"{code.constant('_refuse', refuse_value)}({name}, {'.'.join(plan.field)!r}, {accepted})")
         else:
             code.line(f"{name} = {raw_payload(code, reading)}")
@@ -138,7 +143,7 @@ def gather_slices(
         names = group_lines(number, key, code, reading)
         values = field_lines(number, plans, code, reading)
         code.line(f"s = {slicing.write(code, number)}")
-        code.line(f"g = {_tuple_of(names)}")
+        code.line(f"g = {_group_of(names)}")
     with code.block("except Exception as error:"):
         code.line(f"failures.append(({number}, i, error))")
     with code.block("else:"):
@@ -176,6 +181,10 @@ def gather_windows(
 def collection_of_windows(window: "Window | None") -> str:
     """The code of what ``gather_windows`` gathers in."""
     return BY_KEY_GROUP if slicing_of(window) is None else BY_SLICE
+
+
+def _group_of(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else _tuple_of(names)
 
 
 def _tuple_of(parts: Sequence[str]) -> str:

@@ -101,6 +101,12 @@ def timing_of(spec: "ProcessorSpec") -> Timing:
     return logic.timing
 
 
+def key_of(spec: "ProcessorSpec") -> tuple[FieldPath, ...]:
+    """The fields by which an AGGREGATE or a WINDOW groups events; nothing for what is no such processor."""
+    logic = spec.processing_logic
+    return logic.group_by if isinstance(logic, (AggregateLogic, WindowLogic)) else ()
+
+
 def aggregations_of(spec: "ProcessorSpec") -> tuple[Aggregation, ...]:
     """What an AGGREGATE or a WINDOW keeps of its windows, as aggregations."""
     logic = spec.processing_logic
