@@ -1,7 +1,8 @@
 """Events made of the results of processors with state."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
+from typing import Any, Final
 
 import msgspec
 
@@ -11,10 +12,20 @@ from event_streaming_bus.flows.folds.base import Result
 from event_streaming_bus.flows.folds.windows import WindowResult
 from event_streaming_bus.flows.items import LateEvents
 from event_streaming_bus.flows.plan import Node
-from event_streaming_bus.flows.processors.aggregate import AggregateLogic
+from event_streaming_bus.flows.processors.aggregate import WINDOW_END, WINDOW_START, AggregateLogic
 from event_streaming_bus.flows.processors.join import JoinLogic
 from event_streaming_bus.flows.processors.window import WindowLogic, WindowOutput
 from event_streaming_bus.models import Event, StreamInfo, rfc3339
+
+_MAX_KNOWN_KEYS: Final = 100_000
+_ENVELOPE: Final = list(
+    zip(
+        Event.__struct_fields__,
+        (*[None] * (len(Event.__struct_fields__) - len(Event.__struct_defaults__)), *Event.__struct_defaults__),
+        strict=True,
+    )
+)
+"""The fields of an event and their defaults, in order."""
 
 _Made = tuple[list[Event], list[tuple[Event, Exception]]]
 
@@ -30,6 +41,10 @@ class ResultMaker:
         self._flow = flow
         self._tenant_id = tenant_id
         self._schema_id = node.target.config.schema_id if node.target is not None else None
+        self._key_texts: dict[bytes, str] = {}
+        self._bounds_ms: tuple[int | None, int | None] | None = None
+        self._bounds: dict[str, str | None] = {}
+        self._has_updates = getattr(node.spec.window, "updates", None) is not None
         logic = node.spec.processing_logic
         self._make: Callable[[Sequence[Result]], _Made] = self._passed_on
         if isinstance(logic, AggregateLogic):
@@ -79,46 +94,68 @@ class ResultMaker:
         return ids.derived_id(ids.EVENT, result.timestamp_ms, self._node.origin, *result.identity, result.key, *more)
 
     def _event(self, result: Result, data: bytes, *more: object) -> Event:
-        values = msgspec.json.decode(result.key)
-        key = values[0] if len(values) == 1 and isinstance(values[0], str) else result.key.decode()
-        return Event(
-            event_id=self._id(result, *more),
-            event_type=self._node.name,
-            timestamp_ms=result.timestamp_ms,
-            data=data,
-            key=key,
-            source_capability=self._flow,
-            tenant_id=self._tenant_id,
-            schema_id=self._schema_id,
-        )
+        return self._events([result], [data], [more])[0]
+
+    def _events(
+        self, results: Sequence[Result], payloads: Sequence[bytes], more: Sequence[tuple[object, ...]] = ()
+    ) -> list[Event]:
+        """The events of results with these payloads; built column by column, since there may be many."""
+        event_ids = map(self._id, results) if not more else (self._id(r, *m) for r, m in zip(results, more, strict=True))
+        columns: dict[str, Iterable[Any]] = {
+            "event_id": event_ids,
+            "event_type": repeat(self._node.name),
+            "timestamp_ms": [result.timestamp_ms for result in results],
+            "data": payloads,
+            "key": [self._key_text(result.key) for result in results],
+            "source_capability": repeat(self._flow),
+            "tenant_id": repeat(self._tenant_id),
+            "schema_id": repeat(self._schema_id),
+        }
+        return list(map(Event, *(columns.get(name, repeat(default)) for name, default in _ENVELOPE)))
+
+    def _key_text(self, key: bytes) -> str:
+        """A key as text: that of a single text as it is, any other as JSON."""
+        text = self._key_texts.get(key)
+        if text is None:
+            values = msgspec.json.decode(key)
+            if len(self._key_texts) >= _MAX_KNOWN_KEYS:
+                self._key_texts.clear()
+            text = values[0] if len(values) == 1 and isinstance(values[0], str) else key.decode()
+            self._key_texts[key] = text
+        return text
 
     def _aggregated(self, results: Sequence[Result]) -> _Made:
         logic = self._node.spec.processing_logic
         assert isinstance(logic, AggregateLogic)  # noqa: S101 - __init__ has looked
-        events: list[Event] = []
+        kept: list[Result] = []
+        payloads: list[bytes] = []
         failed: list[tuple[Event, Exception]] = []
         for each in results:
             value: WindowResult = each.value
             payload = self._window_payload(each, logic.group_names)
-            for item, position in self._fields:
-                payload[item.name] = value.count if position is None else result(item, value.partials[position])
-            event = self._event(each, msgspec.json.encode(payload))
-            if self._having is not None:
-                try:
-                    if not self._having(payload):
-                        continue
-                except Exception as error:
-                    failed.append((event, ValueError(f"having {logic.having.text if logic.having else ''}: {error}")))
+            step = ""
+            try:
+                for item, position in self._fields:
+                    payload[item.name] = value.count if position is None else result(item, value.partials[position])
+                step = f"having {logic.having.text}: " if logic.having is not None else ""
+                if self._having is not None and not self._having(payload):
                     continue
-            events.append(event)
-        return events, failed
+            except Exception as error:
+                failed.append((self._event(each, msgspec.json.encode(payload)), ValueError(f"{step}{error}")))
+                continue
+            kept.append(each)
+            payloads.append(msgspec.json.encode(payload))
+        return self._events(kept, payloads), failed
 
     def _window_payload(self, each: Result, names: Sequence[str]) -> dict[str, Any]:
         value: WindowResult = each.value
         payload: dict[str, Any] = dict(zip(names, msgspec.json.decode(each.key), strict=True))
-        payload["window_start"] = None if value.start_ms is None else rfc3339(value.start_ms)
-        payload["window_end"] = None if value.end_ms is None else rfc3339(value.end_ms)
-        if getattr(self._node.spec.window, "updates", None) is not None:
+        if (value.start_ms, value.end_ms) != self._bounds_ms:  # results of one window come together
+            self._bounds_ms = (value.start_ms, value.end_ms)
+            start, end = (None if at_ms is None else rfc3339(at_ms) for at_ms in self._bounds_ms)
+            self._bounds = {WINDOW_START: start, WINDOW_END: end}
+        payload |= self._bounds
+        if self._has_updates:
             payload |= {"revision": value.revision, "is_final": value.is_final}
             if value.retraction:
                 payload["retraction"] = True
@@ -147,17 +184,15 @@ class ResultMaker:
 
     def _joined(self, results: Sequence[Result]) -> _Made:
         payloads, failures = self._joined_payloads([each.value for each in results])
+        data = list(map(msgspec.json.encode, payloads))
+        if not failures:
+            return self._events(results, data), []
         broken = dict(failures)
-        events: list[Event] = []
         failed: list[tuple[Event, Exception]] = []
-        made = iter(payloads)
-        for i, each in enumerate(results):
-            if i in broken:
-                data = msgspec.json.encode({"left": _raw(each.value.left), "right": _raw(each.value.right)})
-                failed.append((self._event(each, data), broken[i]))
-            else:
-                events.append(self._event(each, msgspec.json.encode(next(made))))
-        return events, failed
+        for i, error in failures:
+            sides = {"left": _raw(results[i].value.left), "right": _raw(results[i].value.right)}
+            failed.append((self._event(results[i], msgspec.json.encode(sides)), error))
+        return self._events([each for i, each in enumerate(results) if i not in broken], data), failed
 
     def _passed_on(self, results: Sequence[Result]) -> _Made:
         return [

@@ -393,3 +393,14 @@ def test_a_function_keeps_state_by_key_which_a_failure_leaves_alone(functions: s
         (30, "a", 3),
     ]
     assert payloads(result, "reasons") == [{"why": "unlucky"}]
+
+
+def test_a_window_with_too_many_distinct_values_is_a_dead_letter_and_the_others_go_on() -> None:
+    aggregations = [{"function": "distinct", "field": "x", "max_values": 2}]
+    window = {"window_type": "tumbling", "window_size_ms": 10}
+    given = [*(event(n, x=n) for n in range(3)), *(event(n, "b", x=1) for n in range(3))]
+    result = run(count(window, aggregations=aggregations), **{"in": given})
+    assert [(e.payload["k"], e.payload["distinct_x"]) for e in result.outputs["out"]] == [("b", 1)]
+    (dead,) = result.dead
+    assert (dead.event.payload["k"], dead.error_type) == ("a", "ValueError")
+    assert "distinct" in dead.reason
