@@ -102,7 +102,7 @@ def gather_entries(
     value."""
     keys = KnownKeys(len(key))
     known, place = code.constant(f"known{number}", keys.known), code.constant(f"place{number}", keys.place)
-    event_id = reading.column("event_id")
+    event_id = reading.column("order_id")
     with code.block("try:"):
         time_lines(code, reading)
         names = group_lines(number, key, code, reading)
@@ -130,7 +130,7 @@ def field_lines(number: str, plans: Sequence[Any], code: "Code", reading: "Readi
                 code.line(f"{code.constant('_refuse', refuse_value)}({name}, {'.'.join(plan.field)!r}, {accepted})")
         else:
             code.line(f"{name} = {raw_payload(code, reading)}")
-        values.append(f"(t, {reading.column('event_id')}, {name})" if plan.ordered else name)
+        values.append(f"(t, {reading.column('order_id')}, {name})" if plan.ordered else name)
     return values
 
 

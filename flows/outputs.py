@@ -64,11 +64,13 @@ class Settled(msgspec.Struct):
 
 
 class _Making(msgspec.Struct):
-    """What one node passes on: the indexes, and where it makes events of its own, these, each with the index it comes from."""
+    """What one node passes on: the indexes, and where it makes events of its own, these, each with the index it comes from and
+    its ``order_id`` (see ``Rows.column``)."""
 
     passed: Sequence[int]
     events: list[Event] | None = None
     origins: Sequence[int] = ()
+    order_ids: Sequence[str] = ()
     failed: list[tuple[int, Exception]] = []
     attempts: dict[int, int] = {}
 
@@ -106,7 +108,7 @@ def settle(
             settled.events[node.target.stream_id].extend(made)
         if making.events and node.children:
             roots = [rows.roots[i] for i in making.origins]
-            settled.followers.append((node.children, EventRows(making.events, roots)))
+            settled.followers.append((node.children, EventRows(making.events, roots, making.order_ids)))
         settled.nodes.append(_outcome(node, rows, saw, making, trouble, settled, surroundings))
     settled.events = {stream_id: made for stream_id, made in settled.events.items() if made}
     return settled
@@ -166,15 +168,17 @@ def with_parts(event: Event, parts: tuple[Any, str | None, str]) -> Event:
 
 def _derived(node: Node, rows: Rows, origins: list[int], events: list[Event]) -> _Making:
     """Events that a node made, several of one perhaps: with ids of their own."""
-    sources = rows.column("event_id")
+    sources, order = rows.column("event_id"), rows.column("order_id")
     made: list[Event] = []
+    order_ids: list[str] = []
     before, number = -1, 0
     for index, event in zip(origins, events, strict=True):
         number = number + 1 if index == before else 0
         before = index
         event_id = ids.derived_id(ids.EVENT, event.timestamp_ms, node.origin, sources[index], number)
         made.append(msgspec.structs.replace(event, event_id=event_id, causation_id=sources[index], compression_type=None))
-    return _Making(list(dict.fromkeys(origins)), made, origins)
+        order_ids.append(f"{order[index]}/{number:06}")
+    return _Making(list(dict.fromkeys(origins)), made, origins, order_ids)
 
 
 def _mapped(node: Node, collected: Any, before: Mapped | None) -> Mapped | None:
@@ -278,7 +282,8 @@ def _outcome(
             dead.append(dead_event(node, event, error, message, surroundings, rows.place(i), making.attempts.get(i, 1)))
     if dead and node.error_children:
         roots = [rows.roots[i] for i in bad]
-        settled.followers.append((node.error_children, EventRows(dead, roots)))
+        order = rows.column("order_id")
+        settled.followers.append((node.error_children, EventRows(dead, roots, [order[i] for i in bad])))
     elif dead:
         settled.events[surroundings.dead_letters.stream_id].extend(dead)
     # A JOIN may see an event on both its sides: what it takes is counted by side.

@@ -22,7 +22,8 @@ class Rows(Protocol):
     """Of each event, the index of the event that it was made of, in the chunk that was read."""
 
     def column(self, name: str) -> Sequence[Any]:
-        """The values of the envelope field ``name``."""
+        """The values of the envelope field ``name``. ``order_id`` is the event id, or for what was made of an event, that one's
+        ``order_id`` with the place among all that was made of it: so things of one time have an order that means something."""
         ...
 
     def constant(self, name: str) -> tuple[bool, Any]:
@@ -55,6 +56,7 @@ class ChunkRows:
         self._constants: dict[str, tuple[bool, Any]] = {}
 
     def column(self, name: str) -> Sequence[Any]:
+        name = "event_id" if name == "order_id" else name
         values = self._columns.get(name)
         if values is None:
             if len(self._batches) == 1:
@@ -101,12 +103,19 @@ class ChunkRows:
 class EventRows:
     """Events that processors have just made, or set aside."""
 
-    def __init__(self, events: Sequence[Event], roots: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, events: Sequence[Event], roots: Sequence[int] | None = None, order_ids: Sequence[str] | None = None
+    ) -> None:
         self.events = events
+        self._order_ids = order_ids
         self.count = len(events)
         self.roots: Sequence[int] = range(len(events)) if roots is None else roots
 
     def column(self, name: str) -> Sequence[Any]:
+        if name == "order_id":
+            if self._order_ids is not None:
+                return self._order_ids
+            name = "event_id"
         return [getattr(event, name) for event in self.events]
 
     def constant(self, name: str) -> tuple[bool, Any]:

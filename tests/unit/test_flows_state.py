@@ -332,6 +332,21 @@ def test_a_map_flattens_a_list_into_events_of_their_own() -> None:
     ]
 
 
+def test_what_a_list_held_keeps_its_order() -> None:
+    aggregations = [{"function": "collect", "field": "n"}, {"function": "last", "field": "n"}]
+    processors = [
+        step("items", "MAP", {"flatten": "items", "fields": {"n": "payload.items"}}),
+        count({"window_type": "tumbling", "window_size_ms": 10}, "items", aggregations=aggregations),
+        count(
+            {"window_type": "count", "window_size_events": 20}, "items", "twenties", name="by_count", aggregations=aggregations
+        ),
+    ]
+    result = run(*processors, **{"in": [event(0, items=list(range(12))), event(0, items=list(range(12, 20)))]})
+    for stream in ("out", "twenties"):
+        (payload,) = payloads(result, stream)
+        assert (payload["collect_n"], payload["last_n"]) == (list(range(20)), 19)
+
+
 def test_duplicates_within_the_span_are_dropped() -> None:
     logic = {"deduplicate_by": ["k", "x"], "within_ms": 10, "grace_period_ms": 20}
     given = [event(0, x=1), event(10, x=1), event(11, x=1), event(5, "b", x=1), event(15, "b", x=1), event(3, "b", x=1)]
