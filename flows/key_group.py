@@ -20,16 +20,20 @@ import pickle
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from bytewax.operators import StatefulBatchLogic
 
+from event_streaming_bus.errors import UnsupportedFormatError
 from event_streaming_bus.flows.clock import Clock
 from event_streaming_bus.flows.folds.base import FOREVER, Result, Tally
 from event_streaming_bus.flows.items import Closed, KeyGroupMessage, LateEvents, LatePartial
 from event_streaming_bus.flows.marks import Note, WindowMark
 from event_streaming_bus.flows.states import KeyedState
+
+SNAPSHOT_FORMAT: Final = 1
+"""Changes with what snapshots hold, so that an old one is never misread."""
 
 # A snapshot is taken every second or so, and a run resumes from the last one that is complete. Notes are kept for much longer.
 _NOTES_KEPT_S: Final = 120.0
@@ -73,7 +77,7 @@ class KeyGroup(StatefulBatchLogic[KeyGroupMessage, Closed, bytes]):
         self._snapshots: deque[tuple[float, dict[str, int]]] = deque()
         self._resumed: dict[str, int] = {}
         if resume is not None:
-            clock, saved, self._horizon_ms, self._closed_ms = pickle.loads(resume)  # noqa: S301 - our own snapshot
+            clock, saved, self._horizon_ms, self._closed_ms = _opened(resume)
             self._clock.load(clock)
             self._resumed = dict(self._clock.positions)
             self._state.load(saved)
@@ -92,7 +96,7 @@ class KeyGroup(StatefulBatchLogic[KeyGroupMessage, Closed, bytes]):
     def snapshot(self) -> bytes:
         if self._mark is not None and self._mark.notes:
             self._forget_notes(self._mark)
-        saved = (self._clock.save(), self._state.save(), self._horizon_ms, self._closed_ms)
+        saved = (SNAPSHOT_FORMAT, self._clock.save(), self._state.save(), self._horizon_ms, self._closed_ms)
         return pickle.dumps(saved, pickle.HIGHEST_PROTOCOL)
 
     def _recall(self, key_group: str) -> WindowMark:
@@ -218,3 +222,15 @@ class KeyGroup(StatefulBatchLogic[KeyGroupMessage, Closed, bytes]):
         if now_s - taken_s > _NOTES_KEPT_S:
             self._snapshots.popleft()
             mark.notes = [note for note in mark.notes if note.end > positions.get(note.split, 0)]
+
+
+def _opened(snapshot: bytes) -> tuple[Any, Any, int | None, int]:
+    """What a snapshot holds. Raises ``UnsupportedFormatError`` for one of another version, whose state cannot be read."""
+    saved = pickle.loads(snapshot)  # noqa: S301 - our own snapshot
+    if saved[0] != SNAPSHOT_FORMAT:
+        raise UnsupportedFormatError(
+            "The flow's state was written by another version of the bus and cannot be read by this one; esb run --from-start "
+            "begins the flow anew, and writes all of its output again."
+        )
+    _, clock, state, horizon_ms, closed_ms = saved
+    return clock, state, horizon_ms, closed_ms

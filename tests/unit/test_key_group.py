@@ -1,10 +1,12 @@
 """The key group and its clock: when results come out, what is late, and what a restarted key group gives out again."""
 
+import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
+from event_streaming_bus.errors import UnsupportedFormatError
 from event_streaming_bus.flows.aggregations import FieldPlan
 from event_streaming_bus.flows.clock import Clock
 from event_streaming_bus.flows.folds.base import FOREVER, Entry
@@ -506,3 +508,9 @@ def test_a_group_that_nobody_reads_gives_out_nothing_while_nothing_is_due() -> N
     for offset, at_ms in enumerate([3, 8, 14]):
         group.event("a", offset, at_ms)
     assert group.horizons == []
+
+
+def test_a_snapshot_of_another_version_is_told() -> None:
+    snapshot = pickle.dumps((0, (), (), None, 0))
+    with pytest.raises(UnsupportedFormatError, match="another version of the bus"):
+        Group(resume=snapshot)
