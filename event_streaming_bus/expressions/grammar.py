@@ -37,6 +37,8 @@ _GUARDED: Final[dict[type[ast.operator], tuple[str, str]]] = {
     ast.Pow: ("", "_power"),
 }
 _UNARY: Final[dict[type[ast.unaryop], str]] = {ast.Not: "not ", ast.USub: "-", ast.UAdd: "+"}
+_PAYLOADS: Final = ("payload", "left", "right")
+"""The names that are payloads, of whichever scope."""
 _RUNS_OVER: Final = frozenset({"all", "any", "max", "min", "sorted", "sum", "join"})
 """What may have a comprehension without brackets as its only argument."""
 _MAKES_TEXT: Final = frozenset({"concat", "format_time", "sorted", "str"})
@@ -60,6 +62,16 @@ class Refused(Exception):
         super().__init__(message)
         self.node = node
         self.message = message
+
+
+def _meant(name: str, names: Collection[str]) -> str:
+    """What may have been meant by a name that there is not: one like it, or a field of a payload."""
+    payloads = [each for each in _PAYLOADS if each in names]
+    near = get_close_matches(name, [*names, *WORDS], 1)
+    if near == ["payload"]:
+        return near[0]
+    *others, last = [*near, *(payloads if name in _PAYLOADS else [f"{each}.{name}" for each in payloads])]
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def path_of(node: ast.expr) -> tuple[str, ...] | None:
@@ -119,9 +131,8 @@ class Emitter:
             local = f"_local_{base.id}"
             return f"_get_path({local}, {path[1:]!r})" if name is not base else local
         if self._names is not None and base.id not in self._names:
-            near = get_close_matches(base.id, [*self._names, *WORDS], 1)
-            hint = "payload" if near == ["payload"] else " or ".join([*near, f"payload.{base.id}"])
-            raise Refused(base, f"there is no name {base.id}; did you mean {hint}? There is: {', '.join(sorted(self._names))}")
+            there_is = ", ".join(sorted(self._names))
+            raise Refused(base, f"there is no name {base.id}; did you mean {_meant(base.id, self._names)}? There is: {there_is}")
         code = self._resolve(path)
         if self._local and code not in self._outside:
             self._outside.append(code)

@@ -129,6 +129,61 @@ def test_in_the_payload_scope_bare_names_are_fields_of_the_payload() -> None:
     assert rule.payload_paths == {("profile_data", "email")}
 
 
+PAIR = {"left": {"id": 7, "total": 3, "rows": [{"q": 2}]}, "right": None, "left_timestamp": 5, "right_timestamp": None}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("left.id", 7),
+        ("left.total.deeper.still", None),
+        ("right", None),
+        ("right.customer.name == null", True),
+        ("left_timestamp + 1", 6),
+        ("right_timestamp == null", True),
+        ("coalesce(right.total, left['total'])", 3),
+        ("[row.q + left.id for row in left.rows]", [9]),
+    ],
+)
+def test_in_the_join_scope_bare_names_are_the_sides_and_their_times(text: str, expected: Any) -> None:
+    assert parse(text, Scope.JOIN).compile()(PAIR) == expected
+
+
+def test_a_join_expression_is_code_over_its_sides() -> None:
+    parsed = parse("left.a.b == right.c and left_timestamp > 3", Scope.JOIN)
+    assert parsed.source("_".join) == "(left_a_b == right_c) and (left_timestamp > 3)"
+    assert parsed.names == {"left", "right", "left_timestamp"}
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("total", "left.total or right.total"),
+        ("lft.total", "left, left.lft or right.lft"),
+        ("rigth_timestamp", "right_timestamp, left.rigth_timestamp or right.rigth_timestamp"),
+        ("payload.total", "left or right"),
+        ("key", "left.key or right.key"),
+    ],
+)
+def test_in_the_join_scope_other_names_are_refused_with_what_was_meant(text: str, hint: str) -> None:
+    with pytest.raises(ExpressionError) as caught:
+        parse(text, Scope.JOIN)
+    names = "left, left_timestamp, right, right_timestamp"
+    told = f"expression: there is no name {text.partition('.')[0]}; did you mean {hint}? There is: {names} (column 1)"
+    assert caught.value.message.splitlines()[0] == told
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("left.total + right.total", "right.total is null"), ("right_timestamp - left_timestamp", "right_timestamp is null")],
+)
+def test_a_failure_in_the_join_scope_names_the_side(text: str, told: str) -> None:
+    parsed = parse(text, Scope.JOIN)
+    with pytest.raises(TypeError) as caught:
+        parsed.compile()(PAIR)
+    assert parsed.explain(caught.value, PAIR) == told
+
+
 @pytest.mark.parametrize("verified", [True, False])
 def test_the_documented_filter_lets_verified_users_through(verified: bool) -> None:
     payload = {"verification_status": "verified", "email_verified": True, "phone_verified": verified}
