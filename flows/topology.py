@@ -205,7 +205,8 @@ def _check_late_readers(link: _Link, by_name: Mapping[str, _Link], problems: Pro
         while ref.name in by_name and ref.name not in seen:
             seen.add(ref.name)
             if ref.port == LATE:
-                between = f"{nearest.name!r}" if nearest.port != LATE else "a MAP or FILTER that reads it"
+                # A target stream takes the output alone: what is read by way of a port needs a processor that writes it.
+                between = f"{nearest.name!r}" if nearest.port == OUTPUT else f"a MAP or FILTER that reads {source!r}"
                 problems.add(
                     at,
                     f"{link.name!r} has state and cannot read late events directly; give {between} a target_stream_id and "
