@@ -169,6 +169,8 @@ class Transaction:
                     self._seen[place.info.tenant_id, event_ids[i]] = Receipt(event_ids[i], Position(tail.split, offset))
             placed.append((tail.split, first, indexes))
 
+        seen = self._seen  # not self, which holds the result: in a circle, all the events would wait for the garbage collector
+
         def receipts() -> list[Receipt]:
             by_index: dict[int, Receipt] = dict(known)
             for split, first, indexes in placed:
@@ -176,7 +178,7 @@ class Transaction:
                     by_index[i] = Receipt(event_ids[i], Position(split, offset))
             for i, event_id in enumerate(event_ids):
                 if i not in by_index:  # a second event with the same id in this very append
-                    again = self._seen[place.info.tenant_id, event_id]
+                    again = seen[place.info.tenant_id, event_id]
                     by_index[i] = Receipt(event_id, again.position, duplicate=True)
             return [by_index[i] for i in range(len(event_ids))]
 
