@@ -211,7 +211,7 @@ def text(pattern: str | None = None, rule: str = "text", max_chars: int = MAX_TE
             return problems.reject(path, rule, value)
         if len(value) > max_chars:
             return problems.add(path, f"expected at most {max_chars} characters, got {len(value)}")
-        if any("\ud800" <= char <= "\udfff" for char in value):
+        if _has_surrogate(value):
             return problems.add(path, "expected Unicode text, got a lone surrogate")
         return str(value)
 
@@ -311,6 +311,36 @@ expression: Final = expression_in(Scope.ENVELOPE)
 """An expression over an event's envelope."""
 
 
+def json_value(value: object, path: Path, problems: Problems) -> Any:
+    """What JSON can say, as plain dicts and lists."""
+    before = len(problems.found)
+    plain = _json_value(value, path, problems)
+    return plain if len(problems.found) == before else BAD
+
+
+def _json_value(value: object, path: Path, problems: Problems) -> Any:
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                problems.add(path, f"expected keys that are text, got the key {describe(key)}")
+            elif _has_surrogate(key):
+                problems.add(path, f"expected Unicode text, got the key {key[:60]!r} with a lone surrogate")
+        return {str(key): _json_value(item, (*path, str(key)), problems) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json_value(item, (*path, i), problems) for i, item in enumerate(value)]
+    if isinstance(value, str):
+        return problems.add(path, "expected Unicode text, got a lone surrogate") if _has_surrogate(value) else str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return problems.reject(path, "a finite number", value)
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    return problems.reject(path, "a JSON value", value)
+
+
+def _has_surrogate(text: str) -> bool:
+    return any("\ud800" <= char <= "\udfff" for char in text)
+
+
 def dotted_path(value: object, path: Path, problems: Problems) -> Any:
     """A dotted path into a payload, as a tuple of its parts."""
     if not isinstance(value, str):
@@ -320,6 +350,20 @@ def dotted_path(value: object, path: Path, problems: Problems) -> Any:
         return problems.reject(path, "a dotted path such as 'customer.region'", value)
     checked = text(max_chars=500)(value, path, problems)
     return BAD if checked is BAD else parts
+
+
+def paths_apart(named: Iterable[tuple[str, FieldPath]], verb: str, path: Path, problems: Problems) -> bool:
+    """Whether no field path is another one or lies within it; reports those that do. Each comes with the key that names it."""
+    seen: dict[FieldPath, str] = {}
+    fine = True
+    for part, field in sorted(named, key=lambda item: item[1]):
+        outer = next((field[:n] for n in range(1, len(field) + 1) if field[:n] in seen), None)
+        if outer is not None:
+            a, b = f"{seen[outer]} {'.'.join(outer)!r}", f"{part} {'.'.join(field)!r}"
+            problems.add((*path, part), f"{a} and {b} {verb} the same place")
+            fine = False
+        seen.setdefault(field, part)
+    return fine
 
 
 def list_of(read_item: Reader, *, least: int = 0, most: int = 1000) -> Reader:

@@ -1,6 +1,6 @@
 """The tests of a flow file: events that are given, and what is to come of them, in event time."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -14,11 +14,13 @@ from event_streaming_bus.flows.checker import (
     Reader,
     Table,
     boolean,
+    json_value,
     list_of,
     mapping_of,
     member,
     read_table,
     required,
+    suggest,
     text,
 )
 from event_streaming_bus.models import EventPriority, rfc3339, time_ms
@@ -90,22 +92,17 @@ def _event_data(event: GivenEvent | ExpectedEvent) -> dict[str, object]:
     return data
 
 
-def _payload(value: object, path: Path, problems: Problems) -> Any:
-    try:
-        return msgspec.json.decode(msgspec.json.encode(value))
-    except (TypeError, ValueError, msgspec.MsgspecError) as error:
-        return problems.add(path, f"expected plain data: {error}")
-
-
 def _timestamp(value: object, path: Path, problems: Problems) -> Any:
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        return problems.reject(path, "RFC 3339 text such as '2013-01-01T10:00:00Z', or epoch milliseconds", value)
     try:
-        return time_ms(value)  # type: ignore[arg-type]
+        return time_ms(value)
     except InvalidInputError as error:
         return problems.add(path, error.message.removeprefix("timestamp: "))
 
 
 _EVENT: Final[Table] = {
-    "payload": required(_payload),
+    "payload": required(json_value),
     "key": Field(text()),
     "timestamp": Field(_timestamp),
     "event_type": Field(text(r"\S(.*\S)?", "text that is not empty", 200)),
@@ -132,8 +129,8 @@ _TEST: Final[Table] = {
     "name": required(text(r"\S(.*\S)?", "text that is not empty", 200)),
     "given": required(_by_name(_event_reader(_GIVEN, GivenEvent))),
     "expect": Field(_by_name(_event_reader(_EVENT, ExpectedEvent)), default=()),
-    "late": Field(_by_name(_payload), default=()),
-    "dead": Field(_by_name(_payload), default=()),
+    "late": Field(_by_name(json_value), default=()),
+    "dead": Field(_by_name(json_value), default=()),
     "ordered": Field(boolean, default=False),
 }
 
@@ -145,16 +142,34 @@ def read_test(value: object, path: Path, problems: Problems) -> Any:
 
 
 def check_tests(flow: Mapping[Any, object], tests: tuple[FlowTest, ...], problems: Problems) -> None:
-    """Report tests of one name, and processors that the flow does not have."""
-    processors = flow.get("processors")
-    items = processors if isinstance(processors, (list, tuple)) else ()
-    names = {str(item.get("processor_name")) for item in items if isinstance(item, Mapping)}
-    seen: set[str] = set()
+    """Report tests of one name, and streams and processors that have no part in the flow."""
+    items = flow.get("processors")
+    processors = [item for item in items if isinstance(item, Mapping)] if isinstance(items, (list, tuple)) else []
+    names = _texts(item.get("processor_name") for item in processors)
+    read = _texts(source for item in processors for source in _sources(item)) - names
+    written = _texts(item.get("target_stream_id") for item in processors)
+    first: dict[str, int] = {}
     for i, test in enumerate(tests):
-        if test.name in seen:
-            problems.add(("tests", i, "name"), f"there is a test {test.name!r} already")
-        seen.add(test.name)
-        for part in ("late", "dead"):
-            for processor, _ in getattr(test, part):
-                if processor not in names:
-                    problems.add(("tests", i, part, processor), f"the flow has no processor {processor!r}")
+        path: Path = ("tests", i)
+        if first.setdefault(test.name, i) != i:
+            problems.add((*path, "name"), f"the test {test.name!r} is there already, as tests[{first[test.name]}]")
+        _check_names(test.given, (*path, "given"), read | written, "the flow neither reads nor writes the stream", problems)
+        _check_names(test.expect, (*path, "expect"), written, "the flow does not write the stream", problems)
+        _check_names(test.late, (*path, "late"), names, "the flow has no processor", problems)
+        _check_names(test.dead, (*path, "dead"), names, "the flow has no processor", problems)
+
+
+def _sources(processor: Mapping[Any, object]) -> tuple[object, object]:
+    logic = processor.get("processing_logic")
+    return processor.get("source_stream_id"), logic.get("join_stream_id") if isinstance(logic, Mapping) else None
+
+
+def _texts(values: Iterable[object]) -> set[str]:
+    return {value for value in values if isinstance(value, str)}
+
+
+def _check_names(given: tuple[tuple[str, object], ...], path: Path, known: set[str], complaint: str, problems: Problems) -> None:
+    for name, _ in given:
+        if name not in known:
+            accepted = f" (there is {', '.join(sorted(known))})" if known else ""
+            problems.add((*path, name), f"{complaint} {name!r}{suggest(name, known)}{accepted}")

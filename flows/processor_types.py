@@ -11,11 +11,12 @@ from event_streaming_bus.flows.aggregations import Aggregation
 from event_streaming_bus.flows.checker import FieldPath, Path
 from event_streaming_bus.flows.findings import Findings, Severity
 from event_streaming_bus.flows.inference import assume, check_path, infer, truth
-from event_streaming_bus.flows.processors.aggregate import WINDOW_END, WINDOW_START, AggregateLogic
+from event_streaming_bus.flows.processors.aggregate import AggregateLogic
 from event_streaming_bus.flows.processors.deduplicate import DeduplicateLogic
 from event_streaming_bus.flows.processors.filter import FilterLogic
 from event_streaming_bus.flows.processors.join import JoinLogic, JoinType
 from event_streaming_bus.flows.processors.map import MapLogic, MapMode
+from event_streaming_bus.flows.processors.output_names import WINDOW_END, WINDOW_START
 from event_streaming_bus.flows.processors.window import WindowLogic, WindowOutput
 from event_streaming_bus.flows.spec import FlowSpec, ProcessorSpec
 from event_streaming_bus.flows.types import (

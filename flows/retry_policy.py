@@ -31,4 +31,9 @@ _POLICY: Final[Table] = {
 def read_retry_policy(value: object, path: Path, problems: Problems) -> Any:
     """The ``RetryPolicy`` of a ``retry`` mapping."""
     values = read_table(value, path, _POLICY, problems)
-    return BAD if values is None else RetryPolicy(**values)
+    if values is None:
+        return BAD
+    policy = RetryPolicy(**values)
+    if policy.max_backoff_ms < policy.backoff_ms:
+        return problems.reject((*path, "max_backoff_ms"), f"at least backoff_ms ({policy.backoff_ms})", policy.max_backoff_ms)
+    return policy

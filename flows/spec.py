@@ -29,10 +29,10 @@ from event_streaming_bus.flows.checker import (
 )
 from event_streaming_bus.flows.flow_file import read_flow_file
 from event_streaming_bus.flows.flow_tests import MAX_TESTS, FlowTest, check_tests, read_test
-from event_streaming_bus.flows.processors import PROCESSOR_TYPES, ProcessingLogic
+from event_streaming_bus.flows.processors import PROCESSOR_TYPES, ProcessingLogic, ProcessorKind, keeps_state
 from event_streaming_bus.flows.processors.join import JoinLogic
 from event_streaming_bus.flows.retry_policy import RetryPolicy, read_retry_policy
-from event_streaming_bus.flows.topology import SourceRef, check_topology, source_ref
+from event_streaming_bus.flows.topology import KEEPS_NO_ERRORS, SourceRef, check_alone, check_topology, source_ref
 from event_streaming_bus.flows.window_config import CalendarWindow, TumblingWindow, Window, given_timing, read_window
 from event_streaming_bus.models import (
     DEFAULT_TENANT,
@@ -178,7 +178,7 @@ _STREAM_TABLE: Final[Table] = {
     "description": Field(_DESCRIPTION, default=""),
 }
 
-_STATE_STORE: Final[Table] = {"store_type": Field(text()), "changelog_topic": Field(text())}
+_STATE_STORE: Final[Table] = {"store_type": Field(text()), "changelog_topic": Field(_NEW_STREAM)}
 
 
 def _anything(value: object, path: Path, problems: Problems) -> Any:
@@ -255,8 +255,7 @@ def _read_nested(data: Mapping[str, object], path: Path, problems: Problems) -> 
     if isinstance(logic := data.get("processing_logic"), Mapping):
         nested["processing_logic"] = kind.read_logic(logic, (*path, "processing_logic"), problems)
     window_at = (*path, "window_config")
-    if data.get("retry") is not None and data.get("error_handling_strategy") != ErrorHandlingStrategy.RETRY:
-        nested["retry"] = problems.add((*path, "retry"), "only the error_handling_strategy RETRY tries again; leave it out")
+    _check_errors(data, nested, path, problems)
     if kind.windowed is None:
         _read_join_window(data, nested, path, problems)
     elif kind.windowed and window is None:
@@ -266,7 +265,38 @@ def _read_nested(data: Mapping[str, object], path: Path, problems: Problems) -> 
         nested["window"] = problems.add(window_at, f"only {windowed} and some JOINs have a window; leave it out")
     elif isinstance(window, Mapping):
         nested["window"] = read_window(window, window_at, problems)
+    _check_together(kind, data, nested, path, problems)
     return nested
+
+
+def _check_errors(data: Mapping[str, object], nested: dict[str, Any], path: Path, problems: Problems) -> None:
+    """What is said of errors must have an effect."""
+    strategy = data.get("error_handling_strategy")
+    at = (*path, "retry")
+    if data.get("retry") is not None:
+        if data.get("processor_type") != ProcessorType.CUSTOM:
+            told = "only CUSTOM is tried again, for whatever else fails would fail again; leave it out"
+            nested["retry"] = problems.add(at, told)
+        elif strategy != ErrorHandlingStrategy.RETRY:
+            nested["retry"] = problems.add(at, "only the error_handling_strategy RETRY tries again; leave it out")
+    if data.get("dead_letters") is False and strategy in KEEPS_NO_ERRORS:
+        told = f"the error_handling_strategy {strategy} writes no dead letters anyway; leave it out"
+        nested["dead_letters"] = problems.add((*path, "dead_letters"), told)
+
+
+def _check_together(
+    kind: ProcessorKind, data: Mapping[str, object], nested: dict[str, Any], path: Path, problems: Problems
+) -> None:
+    """What was read of the logic must go with the window and the state store."""
+    logic, window, store = (nested.get(name) for name in ("processing_logic", "window", "state_store_config"))
+    if not isinstance(logic, msgspec.Struct):
+        return
+    at = (*path, "processing_logic")
+    if window is not BAD and not kind.check_window(logic, window, data["processing_logic"], at, problems):
+        nested["processing_logic"] = BAD
+    if isinstance(store, StateStoreSpec) and store.changelog_topic is not None and not keeps_state(logic):
+        told = "only a processor with state has changes to write; leave it out"
+        nested["state_store_config"] = problems.add((*path, "state_store_config", "changelog_topic"), told)
 
 
 def _read_join_window(data: Mapping[str, object], nested: dict[str, Any], path: Path, problems: Problems) -> None:
@@ -275,7 +305,7 @@ def _read_join_window(data: Mapping[str, object], nested: dict[str, Any], path: 
     at = (*path, "window_config")
     apart = [key for key in ("within_ms", "within", "lookup") if isinstance(logic, Mapping) and logic.get(key) is not None]
     if window is None:
-        if not apart:
+        if not apart and isinstance(nested.get("processing_logic"), JoinLogic):
             told = "a JOIN needs within_ms, within or lookup in its processing_logic, or a window_config"
             nested["processing_logic"] = problems.add((*path, "processing_logic"), told)
         return
@@ -345,11 +375,9 @@ def parse_processor(data: object, *, path: str = "processor") -> ProcessorSpec:
     problems = Problems()
     spec = _read_processor(data, (path,), problems)
     if isinstance(data, Mapping):
-        source, target = data.get("source_stream_id"), data.get("target_stream_id")
-        if target is None:
+        if data.get("target_stream_id") is None:
             problems.add((path, "target_stream_id"), "required, but missing: on its own a processor writes to a stream")
-        elif source == target:
-            problems.add((path, "target_stream_id"), "is the source too, and each event would run in a circle")
+        check_alone(data, (path,), problems)
     problems.raise_if_any()
     if not isinstance(spec, ProcessorSpec):  # a problem was found, so raise_if_any has raised
         raise FlowError

@@ -8,13 +8,16 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final, NamedTuple
 
 from event_streaming_bus.flows.checker import Path, Problems
-from event_streaming_bus.models import ProcessorType
+from event_streaming_bus.models import ErrorHandlingStrategy, ProcessorType
 
 OUTPUT: Final = ""
 LATE: Final = "late"
 ERRORS: Final = "errors"
 PORTS: Final = (LATE, ERRORS)
+_CHANGELOG: Final = ("state_store_config", "changelog_topic")
 _STATEFUL: Final = (ProcessorType.AGGREGATE, ProcessorType.JOIN, ProcessorType.WINDOW, ProcessorType.DEDUPLICATE)
+KEEPS_NO_ERRORS: Final = (ErrorHandlingStrategy.SKIP, ErrorHandlingStrategy.STOP)
+"""The strategies with which a failed event goes nowhere."""
 
 
 class SourceRef(NamedTuple):
@@ -31,14 +34,17 @@ def source_ref(source: str, processors: Collection[str]) -> SourceRef:
 
 
 class _Link(NamedTuple):
-    """What a processor reads and writes, as far as its data can tell. ``sources``: where each stands, and what it says."""
+    """What a processor reads and writes, as far as its data can tell. ``sources`` and ``written``: where each name of a source,
+    or of a stream that it writes, stands, and what it says."""
 
     path: Path
     name: str
     sources: tuple[tuple[Path, str], ...]
     target: str | None
+    written: tuple[tuple[Path, str], ...]
     has_state: bool
     needs_reader: bool
+    strategy: object
 
 
 def check_topology(flow: Mapping[Any, object], problems: Problems) -> None:
@@ -58,10 +64,18 @@ def check_topology(flow: Mapping[Any, object], problems: Problems) -> None:
     named = [link for link in links if link.name]
     _check_unique([(link.path, "processor", link.name, "processor_name") for link in named], problems)
     by_name = {link.name: link for link in reversed(named)}
-    targets = {link.target for link in links if link.target}
+    written = [(at, stream) for link in links for at, stream in link.written]
+    targets = {stream for _, stream in written}
     for link in named:
         if link.name in stream_names | targets:
             problems.add((*link.path, "processor_name"), f"{link.name!r} is a stream's name too; rename one of them")
+    _check_port_names(
+        [*(((*path, "name"), name) for path, item in streams if isinstance(name := item.get("name"), str)), *written],
+        by_name,
+        problems,
+    )
+    for link in links:
+        _check_changelog(link, problems)
     _check_state_names(_items(flow, "processors"), by_name, problems)
     read = {source_ref(source, by_name) for link in links for _, source in link.sources}
     for link in links:
@@ -87,6 +101,10 @@ def _link(path: Path, item: Mapping[Any, object]) -> _Link:
     sources: list[tuple[Path, object]] = [((*path, "source_stream_id"), item.get("source_stream_id"))]
     if kind == ProcessorType.JOIN:
         sources.append(((*path, "processing_logic", "join_stream_id"), inner.get("join_stream_id")))
+    store = item.get("state_store_config")
+    written: list[tuple[Path, object]] = [((*path, "target_stream_id"), target)]
+    if isinstance(store, Mapping):
+        written.append(((*path, *_CHANGELOG), store.get(_CHANGELOG[-1])))
     keyed = kind == ProcessorType.CUSTOM and inner.get("form") == "keyed"
     strategy = item.get("error_handling_strategy")
     return _Link(
@@ -94,8 +112,10 @@ def _link(path: Path, item: Mapping[Any, object]) -> _Link:
         name if isinstance(name, str) else "",
         tuple((at, source) for at, source in sources if isinstance(source, str)),
         target if isinstance(target, str) else None,
+        tuple((at, stream) for at, stream in written if isinstance(stream, str)),
         kind in _STATEFUL or keyed,
-        item.get("dead_letters") is False and strategy not in ("SKIP", "STOP"),
+        item.get("dead_letters") is False and strategy not in KEEPS_NO_ERRORS,
+        strategy,
     )
 
 
@@ -108,6 +128,33 @@ def _check_unique(named: list[tuple[Path, str, object, str]], problems: Problems
         if name in first:
             problems.add((*path, key), f"the {noun} {name!r} is there already, as {first[name]}")
         first.setdefault(name, here)
+
+
+def _check_port_names(streams: list[tuple[Path, str]], by_name: Mapping[str, _Link], problems: Problems) -> None:
+    """Report streams that could not be read in the flow, since their names stand for ports."""
+    for at, stream in streams:
+        name, dot, port = stream.rpartition(".")
+        if dot and name in by_name:
+            told = f"{stream!r} stands for the port {port!r} of processor {name!r}; give the stream another name"
+            problems.add(at, told)
+
+
+def _check_changelog(link: _Link, problems: Problems) -> None:
+    if len({stream for _, stream in link.written}) < len(link.written):
+        problems.add((*link.path, *_CHANGELOG), "is the target_stream_id too; changes of state need a stream of their own")
+
+
+def check_alone(processor: Mapping[Any, object], path: Path, problems: Problems) -> None:
+    """Report what is wrong with how a processor is joined with the streams around it, if it is a flow of its own."""
+    link = _link(path, processor)
+    read = {source for _, source in link.sources}
+    for at, stream in link.written:
+        if stream in read:
+            problems.add(at, "is the source too, and each event would run in a circle")
+    _check_changelog(link, problems)
+    if link.needs_reader:
+        problems.add((*path, "dead_letters"), "only in a flow can another processor read its errors; leave dead_letters true")
+    _check_state_names([(path, processor)], {}, problems)
 
 
 def _check_state_names(items: list[tuple[Path, Mapping[Any, object]]], by_name: Mapping[str, _Link], problems: Problems) -> None:
@@ -138,6 +185,8 @@ def _check_sources(link: _Link, by_name: Mapping[str, _Link], problems: Problems
             ports = PORTS if by_name[name].has_state else (ERRORS,)
             told = " and ".join(f"'{name}.{each}'" for each in ports)
             problems.add(at, f"processor {name!r} has no port {port!r}; {name!r} is its output, and there is {told}")
+        elif port == ERRORS and by_name[name].strategy in KEEPS_NO_ERRORS:
+            problems.add(at, f"nothing would come: the error_handling_strategy of {name!r} is {by_name[name].strategy}")
 
 
 def _check_output(link: _Link, read: Collection[SourceRef], problems: Problems) -> None:
@@ -163,7 +212,10 @@ def _check_circles(links: list[_Link], by_name: Mapping[str, _Link], problems: P
     following = [
         list(
             dict.fromkeys(
-                reader for output in dict.fromkeys((link.name, link.target)) if output for reader in readers.get(output, ())
+                reader
+                for output in dict.fromkeys((link.name, *(stream for _, stream in link.written)))
+                if output
+                for reader in readers.get(output, ())
             )
         )
         for link in links
@@ -204,7 +256,7 @@ def _check_late_readers(link: _Link, by_name: Mapping[str, _Link], problems: Pro
         nearest = ref
         while ref.name in by_name and ref.name not in seen:
             seen.add(ref.name)
-            if ref.port == LATE:
+            if ref.port == LATE and by_name[ref.name].has_state:
                 # A target stream takes the output alone: what is read by way of a port needs a processor that writes it.
                 between = f"{nearest.name!r}" if nearest.port == OUTPUT else f"a MAP or FILTER that reads {source!r}"
                 problems.add(

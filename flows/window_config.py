@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from math import gcd
 from typing import Any, ClassVar, Final, TypeAlias
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
+from zoneinfo import available_timezones
 
 import msgspec
 
@@ -214,10 +214,10 @@ def _time_zone(value: object, path: Path, problems: Problems) -> Any:
     name = text(rule="the name of a time zone, such as 'Europe/Berlin'")(value, path, problems)
     if name is BAD:
         return BAD
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        near = suggest(name, available_timezones())
+    # Other names may be files on a machine, but not mean the same on all of them: localtime, or right/UTC with its leap seconds.
+    known = available_timezones() - {"localtime"}
+    if name not in known:
+        near = suggest(name, known)
         return problems.add(path, f"expected a time zone of the IANA database, such as 'Europe/Berlin', got {name[:60]!r}{near}")
     return name
 
@@ -295,6 +295,10 @@ def _checked(kind: type[Any], values: dict[str, Any], path: Path, problems: Prob
         bound = "window_size_ms" if advance_ms is None else "advance_ms"
         if values["offset_ms"] >= values[bound]:
             return problems.reject((*path, "offset_ms"), f"an offset smaller than {bound}", values["offset_ms"])
+    updates = values.get("updates")
+    if kind is TumblingWindow and updates is not None and (updates.every_ms or 0) >= values["window_size_ms"]:
+        told = "less than window_size_ms, or no update would come before a window closes"
+        return problems.reject((*path, "emit", "every_ms"), told, updates.every_ms)
     if kind is CountWindow:
         size = values["window_size_events"]
         values["advance_events"] = values["advance_events"] or size

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from event_streaming_bus.expressions import Expression
 from event_streaming_bus.flows.aggregations import Aggregation
-from event_streaming_bus.flows.checker import FieldPath, Reader
+from event_streaming_bus.flows.checker import FieldPath, Path, Problems, Reader
 from event_streaming_bus.flows.processors import aggregate, custom, deduplicate, filter, join, map, window
 from event_streaming_bus.flows.processors.aggregate import AggregateLogic
 from event_streaming_bus.flows.processors.custom import CustomForm, CustomLogic
@@ -30,7 +30,8 @@ class ProcessorKind(NamedTuple):
     ``read_logic`` reads its ``processing_logic``; ``windowed``: whether it needs a window (``None``: it may have one).
     ``payload_paths`` are what it reads of the payload on a side, ``generate`` writes its lines of a generated function, which
     add to a collection that ``collection_of`` gives the code of. ``keeps_payload``: what reads its output sees the same payload.
-    ``expressions`` are those that may fail on an event.
+    ``expressions`` are those that may fail on an event. ``check_window`` reports what of the logic does not go with the window;
+    it is given the logic, the window, the logic's data and where that stands.
     """
 
     read_logic: Reader
@@ -38,6 +39,7 @@ class ProcessorKind(NamedTuple):
     generate: Callable[..., None]
     collection_of: "Callable[[ProcessorSpec], str]"
     expressions: Callable[[Any], Iterator[Expression]]
+    check_window: Callable[[Any, Any, Any, Path, Problems], bool]
     keeps_payload: bool = False
     windowed: bool | None = False
 
@@ -49,6 +51,7 @@ def _kind(module: ModuleType, **more: Any) -> ProcessorKind:
         module.generate,
         getattr(module, "collection_of", lambda spec: "[]"),
         getattr(module, "expressions", lambda logic: iter(())),
+        getattr(module, "check_window", lambda logic, window, given, path, problems: True),
         **more,
     )
 
@@ -73,7 +76,11 @@ def kind_of(spec: "ProcessorSpec") -> ProcessorKind:
 
 def has_state(spec: "ProcessorSpec") -> bool:
     """Whether the processor keeps state, in key groups."""
-    logic = spec.processing_logic
+    return keeps_state(spec.processing_logic)
+
+
+def keeps_state(logic: object) -> bool:
+    """Whether a processor with this logic keeps state."""
     return isinstance(logic, _STATEFUL) or (isinstance(logic, CustomLogic) and logic.form is CustomForm.KEYED)
 
 

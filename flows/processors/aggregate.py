@@ -31,6 +31,17 @@ from event_streaming_bus.flows.checker import (
     suggest,
     text,
 )
+from event_streaming_bus.flows.processors.output_names import (
+    UPDATE_FIELDS,
+    UPDATE_NAMES,
+    WINDOW_END,
+    WINDOW_NAMES,
+    WINDOW_START,
+    OutputName,
+    gives_updates,
+    group_outputs,
+    names_differ,
+)
 
 if TYPE_CHECKING:
     from event_streaming_bus.flows.codegen import Code, Reading
@@ -40,10 +51,6 @@ if TYPE_CHECKING:
 
 MAX_AGGREGATIONS: Final = 100
 MAX_GROUP_FIELDS: Final = 20
-WINDOW_START: Final = "window_start"
-WINDOW_END: Final = "window_end"
-UPDATE_FIELDS: Final = ("revision", "is_final")
-"""What an output has besides where windows give out updates."""
 
 
 class AggregateLogic(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,26 +127,34 @@ def read_logic(value: object, path: Path, problems: Problems) -> Any:
             return BAD
         aggregations = (one,)
     logic = AggregateLogic(aggregations=aggregations, group_by=values["group_by"], having=values["having"])
-    writers = [f"aggregations[{i}]" for i in range(len(several))] if several else ["aggregation_function"]
-    fine = _names_differ(logic, writers, path, problems)
+    fine = names_differ(_outputs(logic, value), WINDOW_NAMES, path, problems)
     return logic if _having_is_over_outputs(logic, (*path, "having"), problems) and fine else BAD
 
 
-def _names_differ(logic: AggregateLogic, writers: list[str], path: Path, problems: Problems) -> bool:
-    taken = {WINDOW_START: "the window's start", WINDOW_END: "the window's end"}
-    fine = True
-    rename = "rename the field with a MAP first"
-    outputs: list[tuple[str, Path, str, str]]
-    outputs = [(f"group_by[{i}]", ("group_by", i), name, rename) for i, name in enumerate(logic.group_names)]
-    for i, (writer, item) in enumerate(zip(writers, logic.aggregations, strict=True)):
-        place: Path = ("aggregations", i) if writer.endswith("]") else (writer,)
-        outputs.append((writer, place, item.name, "name it with 'as'"))
-    for writer, place, name, way_out in outputs:
-        if name in taken:
-            problems.add((*path, *place), f"{name!r} is written by {taken[name]} and by {writer}; {way_out}")
-            fine = False
-        taken.setdefault(name, writer)
-    return fine
+def check_window(logic: AggregateLogic, window: Any, given: Any, path: Path, problems: Problems) -> bool:
+    """Whether the output names and ``having`` go together with what the windows write; ``given`` is the logic's data."""
+    if gives_updates(window):
+        return names_differ(_outputs(logic, given), UPDATE_NAMES, path, problems)
+    early = sorted(logic.having.names & {*UPDATE_FIELDS} - _own_names(logic)) if logic.having is not None else []
+    for name in early:
+        problems.add((*path, "having"), f"{name} is there only where the window has updates; see its emit")
+    return not early
+
+
+def _outputs(logic: AggregateLogic, given: Any) -> list[OutputName]:
+    """The names that the logic writes, and where its data says so."""
+    way_out = "name it with 'as'"
+    if given.get("aggregations") is None:
+        own = [OutputName("aggregation_function", ("aggregation_function",), logic.aggregations[0].name, way_out)]
+    else:
+        own = [
+            OutputName(f"aggregations[{i}]", ("aggregations", i), item.name, way_out) for i, item in enumerate(logic.aggregations)
+        ]
+    return [*group_outputs(logic.group_names), *own]
+
+
+def _own_names(logic: AggregateLogic) -> set[str]:
+    return {*logic.group_names, *(item.name for item in logic.aggregations)}
 
 
 def _having_is_over_outputs(logic: AggregateLogic, path: Path, problems: Problems) -> bool:

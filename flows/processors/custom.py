@@ -15,6 +15,7 @@ from event_streaming_bus.flows.checker import (
     Table,
     dotted_path,
     duration_ms,
+    json_value,
     list_of,
     member,
     read_table,
@@ -70,11 +71,7 @@ def _params(value: object, path: Path, problems: Problems) -> Any:
     for name in value:
         if not isinstance(name, str) or not name.isidentifier():
             return problems.add(path, f"expected names of arguments as keys, got {name!r}")
-    try:
-        plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(value))
-    except (TypeError, ValueError, msgspec.MsgspecError) as error:
-        return problems.add(path, f"expected plain data: {error}")
-    return plain
+    return json_value(value, path, problems)
 
 
 _PART: Final = r"[A-Za-z_][A-Za-z0-9_]*"

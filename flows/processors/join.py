@@ -25,6 +25,7 @@ from event_streaming_bus.flows.checker import (
     list_of,
     mapping_of,
     member,
+    paths_apart,
     read_table,
     required,
     text,
@@ -94,22 +95,30 @@ class JoinLogic(msgspec.Struct, frozen=True, kw_only=True):
 def _on(value: object, path: Path, problems: Problems) -> Any:
     if isinstance(value, Mapping):
         return mapping_of(dotted_path, dotted_path, most=MAX_KEY_FIELDS)(value, path, problems)
+    if not isinstance(value, (list, tuple)):
+        return problems.reject(path, "a list, or a mapping of left path to right path", value)
     fields = list_of(dotted_path, least=1, most=MAX_KEY_FIELDS)(value, path, problems)
     return BAD if fields is BAD else tuple((field, field) for field in fields)
 
 
-_WITHIN: Final[Table] = {"before_ms": Field(duration_ms(0), default=0), "after_ms": Field(duration_ms(0), default=0)}
+_WITHIN: Final[Table] = {"before_ms": Field(duration_ms(0)), "after_ms": Field(duration_ms(0))}
 _LOOKUP: Final[Table] = {"ttl_ms": Field(duration_ms(1))}
 
 
 def _within(value: object, path: Path, problems: Problems) -> Any:
     values = read_table(value, path, _WITHIN, problems)
-    return BAD if values is None else Within(**values)
+    if values is None:
+        return BAD
+    if values == {"before_ms": None, "after_ms": None}:
+        return problems.add(path, "expected at least one of before_ms, after_ms")
+    return Within(before_ms=values["before_ms"] or 0, after_ms=values["after_ms"] or 0)
 
 
 def _lookup(value: object, path: Path, problems: Problems) -> Any:
     if value is True:
         return Lookup()
+    if not isinstance(value, Mapping):
+        return problems.reject(path, "true, or a mapping with ttl_ms", value)
     values = read_table(value, path, _LOOKUP, problems)
     return BAD if values is None else Lookup(**values)
 
@@ -141,7 +150,8 @@ def read_logic(value: object, path: Path, problems: Problems) -> Any:
         return problems.add(path, "expected either within or lookup, got both")
     if values["lookup"] is not None and values["join_type"] is JoinType.OUTER:
         return problems.add((*path, "join_type"), "a lookup is inner or left: rows of a table are no events without a partner")
-    return JoinLogic(**take_timing(values))
+    written = [("fields", name) for name, _ in values["fields"]]
+    return JoinLogic(**take_timing(values)) if paths_apart(written, "write", path, problems) else BAD
 
 
 def payload_paths(spec: "ProcessorSpec", side: int = 0) -> Iterator[FieldPath]:

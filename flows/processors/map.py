@@ -5,7 +5,7 @@ payload (``mode: merge``) or from nothing (``replace``), keep only what ``select
 ``rename`` (all at once, so two names can be swapped), then set ``fields``. Expressions always see the original event.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,6 +24,7 @@ from event_streaming_bus.flows.checker import (
     list_of,
     mapping_of,
     member,
+    paths_apart,
     read_table,
     text,
 )
@@ -112,8 +113,8 @@ def read_logic(value: object, path: Path, problems: Problems) -> Any:
 def _check_paths(logic: MapLogic, path: Path, problems: Problems) -> None:
     written: list[tuple[str, FieldPath]] = [("rename", new) for _, new in logic.rename]
     written += [("fields", name) for name, _ in logic.fields]
-    _check_apart(written, "write", path, problems)
-    _check_apart([("rename", old) for old, _ in logic.rename], "take", path, problems)
+    paths_apart(written, "write", path, problems)
+    paths_apart([("rename", old) for old, _ in logic.rename], "take", path, problems)
     for old, _ in logic.rename:
         here = (*path, "rename", ".".join(old))
         if any(_covers(dropped, old) for dropped in logic.drop):
@@ -123,17 +124,6 @@ def _check_paths(logic: MapLogic, path: Path, problems: Problems) -> None:
     for i, dropped in enumerate(logic.drop):
         if any(_covers(dropped, selected) for selected in logic.select or ()):
             problems.add((*path, "drop", i), f"{'.'.join(dropped)!r} drops what select keeps")
-
-
-def _check_apart(named: Iterable[tuple[str, FieldPath]], verb: str, path: Path, problems: Problems) -> None:
-    """Report paths of which one is the other or lies within it."""
-    seen: dict[FieldPath, str] = {}
-    for part, field in sorted(named, key=lambda item: item[1]):
-        outer = next((field[:n] for n in range(1, len(field) + 1) if field[:n] in seen), None)
-        if outer is not None:
-            a, b = f"{seen[outer]} {'.'.join(outer)!r}", f"{part} {'.'.join(field)!r}"
-            problems.add((*path, part), f"{a} and {b} {verb} the same place")
-        seen.setdefault(field, part)
 
 
 def _covers(outer: FieldPath, inner: FieldPath) -> bool:

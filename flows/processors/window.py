@@ -1,6 +1,6 @@
 """WINDOW: gives out the windows themselves: their events, or marks that they have closed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +20,13 @@ from event_streaming_bus.flows.checker import (
     member,
     read_table,
 )
+from event_streaming_bus.flows.processors.output_names import (
+    UPDATE_NAMES,
+    WINDOW_NAMES,
+    gives_updates,
+    group_outputs,
+    names_differ,
+)
 
 if TYPE_CHECKING:
     from event_streaming_bus.flows.codegen import Code, Reading
@@ -28,6 +35,9 @@ if TYPE_CHECKING:
 
 MAX_GROUP_FIELDS: Final = 20
 MAX_EVENTS: Final = 100_000
+DEFAULT_MAX_EVENTS: Final = 10_000
+_COUNT: Final = {"count": "the number of events"}
+_CONTENTS: Final = {"events": "the window's events"}
 
 
 class WindowOutput(StrEnum):
@@ -49,10 +59,17 @@ class WindowLogic(msgspec.Struct, frozen=True, kw_only=True):
 
     output: WindowOutput = WindowOutput.CONTENTS
     group_by: tuple[FieldPath, ...] = ()
-    max_events: int = 10_000
+    max_events: int = DEFAULT_MAX_EVENTS
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """The output name of each group field: its path, dots turned into underscores."""
+        return tuple("_".join(path) for path in self.group_by)
 
     def to_data(self) -> dict[str, object]:
-        data: dict[str, object] = {"output": self.output.value, "max_events": self.max_events}
+        data: dict[str, object] = {"output": self.output.value}
+        if self.output is not WindowOutput.MARKS:
+            data["max_events"] = self.max_events
         if self.group_by:
             data["group_by"] = [".".join(path) for path in self.group_by]
         return data
@@ -61,14 +78,34 @@ class WindowLogic(msgspec.Struct, frozen=True, kw_only=True):
 _LOGIC: Final[Table] = {
     "output": Field(member(WindowOutput), default=WindowOutput.CONTENTS),
     "group_by": Field(list_of(dotted_path, most=MAX_GROUP_FIELDS), default=()),
-    "max_events": Field(integer(1, MAX_EVENTS), default=10_000),
+    "max_events": Field(integer(1, MAX_EVENTS), default=DEFAULT_MAX_EVENTS),
 }
 
 
 def read_logic(value: object, path: Path, problems: Problems) -> Any:
     """The ``WindowLogic`` of a ``processing_logic``."""
     values = read_table(value, path, _LOGIC, problems)
-    return BAD if values is None else WindowLogic(**values)
+    if values is None:
+        return BAD
+    logic = WindowLogic(**values)
+    if logic.output is WindowOutput.MARKS and isinstance(value, Mapping) and value.get("max_events") is not None:
+        return problems.add((*path, "max_events"), "the output marks has no events; leave it out")
+    if logic.output is WindowOutput.EVENTS:  # what it writes are the events, without the group's fields
+        return logic
+    contents = _CONTENTS if logic.output is WindowOutput.CONTENTS else {}
+    written = WINDOW_NAMES | _COUNT | contents
+    return logic if names_differ(group_outputs(logic.group_names), written, path, problems) else BAD
+
+
+def check_window(logic: WindowLogic, window: Any, given: Any, path: Path, problems: Problems) -> bool:
+    """Whether the output goes together with what the windows write; ``given`` is the logic's data."""
+    if not gives_updates(window):
+        return True
+    if logic.output is WindowOutput.EVENTS:
+        told = "the output events gives out events when their window closes, and cannot go with a window that has updates"
+        problems.add((*path, "output"), f"{told}; use contents or marks, or leave out its emit")
+        return False
+    return names_differ(group_outputs(logic.group_names), UPDATE_NAMES, path, problems)
 
 
 def payload_paths(spec: "ProcessorSpec", side: int = 0) -> Iterator[FieldPath]:

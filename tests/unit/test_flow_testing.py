@@ -70,9 +70,6 @@ def test_what_is_missing_and_what_is_too_much_are_told() -> None:
     assert problems({"given": given, "expect": {"big_orders": []}}) == ('big_orders: not expected {"total":20,"k":"a"}',)
     expect = {"big_orders": [order(20), {"payload": {"other": 1}}]}
     assert problems({"given": given, "expect": expect}) == ('big_orders: missing {"other":1}',)
-    assert problems({"given": given, "expect": {"nowhere": []}}) == (
-        "nowhere: the flow does not write this stream; it writes big_orders, totals",
-    )
 
 
 def test_the_order_counts_only_if_it_is_asked_for() -> None:
@@ -95,13 +92,58 @@ def test_a_dead_letter_that_is_not_mentioned_fails_the_test() -> None:
     assert problems({"given": given, "dead": {"big": [{"total": "much", "k": "a"}]}}) == ()
 
 
-def test_a_test_names_processors_that_are_there_and_is_named_once() -> None:
+@pytest.mark.parametrize(
+    ("test", "problem"),
+    [
+        ({"late": {"sum": []}}, "late.sum: the flow has no processor 'sum'; did you mean 'sums'? (there is big, sums)"),
+        ({"dead": {"totals": []}}, "dead.totals: the flow has no processor 'totals' (there is big, sums)"),
+        (
+            {"given": {"order": []}},
+            "given.order: the flow neither reads nor writes the stream 'order'; did you mean 'orders'? "
+            "(there is big_orders, orders, totals)",
+        ),
+        (
+            {"given": {"big": []}},
+            "given.big: the flow neither reads nor writes the stream 'big' (there is big_orders, orders, totals)",
+        ),
+        (
+            {"expect": {"orders": []}},
+            "expect.orders: the flow does not write the stream 'orders'; did you mean 'big_orders'? "
+            "(there is big_orders, totals)",
+        ),
+        (
+            {"given": {"orders": [{"payload": {"a": float("inf")}}]}},
+            "given.orders[0].payload.a: expected a finite number, got inf",
+        ),
+        ({"given": {"orders": [{"key": "k"}]}}, "given.orders[0].payload: required, but missing"),
+        (
+            {"given": {"orders": [order(1, timestamp=True)]}},
+            "given.orders[0].timestamp: expected RFC 3339 text such as '2013-01-01T10:00:00Z', or epoch milliseconds, got true",
+        ),
+        (
+            {"given": {"orders": [order(1, timestamp="noon")]}},
+            "given.orders[0].timestamp: 'noon' is no time; expected RFC 3339 as in 2013-01-01T10:00:00Z, or epoch milliseconds",
+        ),
+        (
+            {"given": {"orders": [order(1, priority="URGENT")]}},
+            "given.orders[0].priority: expected one of CRITICAL, HIGH, NORMAL, LOW, got 'URGENT'",
+        ),
+        (
+            {"expect": {"totals": [order(1, priority="LOW")]}},
+            "expect.totals[0].priority: unknown key (accepted: payload, key, timestamp, event_type)",
+        ),
+    ],
+)
+def test_a_test_that_cannot_be_is_told(test: dict[str, Any], problem: str) -> None:
     with pytest.raises(FlowError) as caught:
-        parse_flow(flow({"name": "t", "given": {"orders": []}, "late": {"sum": []}}, {"name": "t", "given": {"o": []}}), name="f")
-    assert str(caught.value).splitlines() == [
-        "tests[0].late.sum: the flow has no processor 'sum'",
-        "tests[1].name: there is a test 't' already",
-    ]
+        parse_flow(flow({"name": "t", "given": {"orders": []}} | test), name="f")
+    assert str(caught.value).splitlines() == [f"tests[0].{problem}"]
+
+
+def test_a_test_is_named_once() -> None:
+    test = {"name": "t", "given": {"orders": []}}
+    with pytest.raises(FlowError, match=r"^tests\[1\]\.name: the test 't' is there already, as tests\[0\]$"):
+        parse_flow(flow(test, test), name="f")
 
 
 def esb(*arguments: str) -> Result:
