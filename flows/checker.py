@@ -17,6 +17,7 @@ from event_streaming_bus.errors import ExpressionError, FlowError
 from event_streaming_bus.expressions import Scope, parse
 
 MAX_REPORTED_PROBLEMS: Final = 20
+MAX_DEPTH: Final = 64
 MAX_TEXT_CHARS: Final = 10_000
 MAX_MS: Final = 100 * 366 * 86_400_000
 """The longest duration accepted, in milliseconds: a hundred years."""
@@ -319,6 +320,8 @@ def json_value(value: object, path: Path, problems: Problems) -> Any:
 
 
 def _json_value(value: object, path: Path, problems: Problems) -> Any:
+    if len(path) > MAX_DEPTH:
+        return problems.add(path[:4], f"expected at most {MAX_DEPTH} levels")
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):

@@ -12,8 +12,9 @@ from event_streaming_bus.flows.folds.base import Result
 from event_streaming_bus.flows.folds.windows import WindowResult
 from event_streaming_bus.flows.items import LateEvents
 from event_streaming_bus.flows.plan import Node
-from event_streaming_bus.flows.processors.aggregate import WINDOW_END, WINDOW_START, AggregateLogic
+from event_streaming_bus.flows.processors.aggregate import AggregateLogic
 from event_streaming_bus.flows.processors.join import JoinLogic
+from event_streaming_bus.flows.processors.output_names import WINDOW_END, WINDOW_START
 from event_streaming_bus.flows.processors.window import WindowLogic, WindowOutput
 from event_streaming_bus.models import Event, StreamInfo, rfc3339
 

@@ -462,3 +462,11 @@ def test_any_processor_written_as_data_is_read_as_the_same(data: dict[str, Any])
     assert parse_processor(to_data(spec)) == spec
     flow = parse_flow({"name": "f", "processors": [data]}, name="f")
     assert parse_flow(to_data(flow), name="f") == flow
+
+
+def test_params_have_a_bound_on_their_depth() -> None:
+    deep: Any = 1
+    for _ in range(5000):
+        deep = [deep]
+    (problem,) = told(processor("CUSTOM", {"function": "m:f", "params": {"a": deep}}))
+    assert problem == "p.processing_logic.params.a: expected at most 64 levels"
