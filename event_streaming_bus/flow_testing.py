@@ -1,21 +1,21 @@
-"""Runs the tests of a flow, and says how what came differs from what was expected."""
+"""Runs the tests of a flow, and flows in the tests of those who build on the bus."""
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from pathlib import Path
 
 import msgspec
 
-from event_streaming_bus.errors import BusError
+from event_streaming_bus.errors import BusError, InvalidInputError
+from event_streaming_bus.flows.differences import MAX_TOLD, event_differences, told
 from event_streaming_bus.flows.flow_tests import ExpectedEvent, FlowTest, GivenEvent
-from event_streaming_bus.flows.spec import FlowSpec
-from event_streaming_bus.flows.trial import TrialResult, trial
-from event_streaming_bus.models import Event, EventConfig, rfc3339
+from event_streaming_bus.flows.spec import FlowSpec, load_flow
+from event_streaming_bus.flows.trial import DeadEvent, TrialResult, streams_of, trial
+from event_streaming_bus.models import Event, EventConfig
 from event_streaming_bus.publishing import EventPublishingService
 
-_MISSING: Final = object()
-_MAX_TOLD: Final = 5
-"""So many differences of a kind are told of each stream or processor."""
+__all__ = ["FlowTestResult", "GivenEvent", "TrialResult", "run_flow", "run_tests"]
 
 
 class FlowTestResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,23 +32,29 @@ class FlowTestResult(msgspec.Struct, frozen=True, kw_only=True):
 
 def run_tests(spec: FlowSpec, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[FlowTestResult]:
     """Run the tests whose names are ``wanted``, one after the other, each on a log of its own."""
-    flow = msgspec.structs.replace(spec, tests=())
     for test in spec.tests:
         if not wanted(test.name):
             continue
         started_s = time.perf_counter()
         try:
-            problems = _compare(test, run_flow(flow, dict(test.given)))
+            problems = _problems(test, run_flow(spec, dict(test.given)))
         except BusError as error:
             problems = [error.message]
         yield FlowTestResult(name=test.name, problems=tuple(problems), seconds=time.perf_counter() - started_s)
 
 
-def run_flow(spec: FlowSpec, given: Mapping[str, Sequence[GivenEvent]]) -> TrialResult:
-    """Publish events by stream, and run a flow over them, on a log of its own that is gone afterwards.
+def run_flow(flow: FlowSpec | str | os.PathLike[str], given: Mapping[str, Sequence[GivenEvent]]) -> TrialResult:
+    """Publish events by stream, and run a flow (or that of a flow file) over them, on a log of its own that is gone afterwards.
 
-    Raises what publishing and the flow raise: ``ValidationFailedError`` for an event that its stream's schema refuses.
+    Events without a key go to partition 0. Where a processor tries again what failed, it does not wait in between. Raises what
+    publishing and the flow raise: ``ValidationFailedError`` for an event that its stream's schema refuses, and
+    ``InvalidInputError`` for a stream that the flow does not have.
     """
+    spec = _without_pauses(flow if isinstance(flow, FlowSpec) else load_flow(Path(flow)))
+    streams = streams_of(spec)
+    for stream in given:
+        if stream not in streams:
+            raise InvalidInputError(f"given.{stream}: the flow has no such stream; it has {', '.join(streams)}")
     with trial() as tried:
         tried.prepare(spec)
         publishing = EventPublishingService(tried.storage)
@@ -59,8 +65,20 @@ def run_flow(spec: FlowSpec, given: Mapping[str, Sequence[GivenEvent]]) -> Trial
                 stream_id=stream,
                 tenant_id=spec.tenant_id,
                 timestamps_ms=_times(events),
+                partition=0,  # any would do, but always the same: what is late is decided partition by partition
             ).result()
-        return tried.run(spec)
+        return tried.run()
+
+
+def _without_pauses(spec: FlowSpec) -> FlowSpec:
+    """The same flow, without its tests, that waits for nothing when it tries again."""
+    processors = tuple(
+        processor
+        if processor.retry_policy is None
+        else msgspec.structs.replace(processor, retry=msgspec.structs.replace(processor.retry_policy, backoff_ms=0))
+        for processor in spec.processors
+    )
+    return msgspec.structs.replace(spec, processors=processors, tests=())
 
 
 def _times(given: Sequence[GivenEvent]) -> list[int]:
@@ -71,27 +89,31 @@ def _times(given: Sequence[GivenEvent]) -> list[int]:
     return times
 
 
-def _compare(test: FlowTest, result: TrialResult) -> list[str]:
+def _problems(test: FlowTest, result: TrialResult) -> list[str]:
+    """What a test finds wrong with a result."""
     problems: list[str] = []
     for stream, expected in test.expect:
-        if stream not in result.outputs:
-            problems.append(f"{stream}: the flow does not write this stream; it writes {', '.join(result.outputs) or 'none'}")
-            continue
-        problems += _compare_events(stream, expected, result.outputs[stream], test.ordered)
-    dead = dict(test.dead)
-    late = dict(test.late)
-    for processor, payloads in late.items():
-        found = _distinct([each.event for each in result.late if each.processor == processor])
-        problems += _compare_events(f"late for {processor}", _as_expected(payloads), found, False)
-    for processor, payloads in dead.items():
-        found = [each.event for each in result.dead if each.processor == processor]
-        problems += _compare_events(f"dead in {processor}", _as_expected(payloads), found, False)
+        problems += event_differences(stream, expected, result.outputs[stream], ordered=test.ordered)
+    for processor, payloads in test.late:
+        late = _distinct([each.event for each in result.late if each.processor == processor])
+        problems += event_differences(f"late for {processor}", _as_expected(payloads), late, ordered=False)
+    for place, payloads in test.dead:
+        dead = [each.event for each in result.dead if _died_in(each) == place]
+        problems += event_differences(f"dead in {place}", _as_expected(payloads), dead, ordered=False)
+    named = dict(test.dead)
+    unexpected = [each for each in result.dead if _died_in(each) not in named]
     problems += [
-        f"dead in {each.processor or 'validation'}: {_told(each.event.payload)}\n    {each.error_type}: {each.reason}"
-        for each in result.dead
-        if each.processor not in dead
-    ][:_MAX_TOLD]
+        f"dead in {_died_in(each)}: {told(each.event.payload)}\n    {each.error_type}: {each.reason}"
+        for each in unexpected[:MAX_TOLD]
+    ]
+    if len(unexpected) > MAX_TOLD:
+        problems.append(f"dead: and {len(unexpected) - MAX_TOLD:,} more")
     return problems
+
+
+def _died_in(dead: DeadEvent) -> str:
+    """The processor that failed, or the stream whose schema refused the event."""
+    return dead.processor or dead.stream
 
 
 def _distinct(events: list[Event]) -> list[Event]:
@@ -99,81 +121,5 @@ def _distinct(events: list[Event]) -> list[Event]:
     return list({event.event_id: event for event in events}.values())
 
 
-def _as_expected(payloads: Sequence[Any]) -> list[ExpectedEvent]:
+def _as_expected(payloads: Sequence[object]) -> list[ExpectedEvent]:
     return [ExpectedEvent(payload=payload) for payload in payloads]
-
-
-def _compare_events(place: str, expected: Sequence[ExpectedEvent], found: Sequence[Event], ordered: bool) -> list[str]:
-    if ordered:
-        pairs = list(zip(expected, found, strict=False))
-        wrong = [_difference(place, want, got) for want, got in pairs if not _matches(want, got)]
-        missing, more = list(expected[len(pairs) :]), list(found[len(pairs) :])
-    else:
-        missing, more = list(expected), list(found)
-        for want in expected:
-            match = next((i for i, got in enumerate(more) if _matches(want, got)), None)
-            if match is not None:
-                del more[match]
-                missing.remove(want)
-        wrong = []
-        for want in list(missing):
-            nearest = max(more, key=lambda got: _likeness(want, got), default=None)
-            if nearest is not None and _likeness(want, nearest) > 0:
-                wrong.append(_difference(place, want, nearest))
-                more.remove(nearest)
-                missing.remove(want)
-    problems = wrong[:_MAX_TOLD]
-    problems += [f"{place}: missing {_told(want.payload)}" for want in missing[:_MAX_TOLD]]
-    problems += [f"{place}: not expected {_told(got.payload)}" for got in more[:_MAX_TOLD]]
-    left = len(wrong) + len(missing) + len(more) - len(problems)
-    return [*problems, f"{place}: and {left} more"] if left else problems
-
-
-def _matches(want: ExpectedEvent, got: Event) -> bool:
-    return not any(_differences(want, got))
-
-
-def _likeness(want: ExpectedEvent, got: Event) -> int:
-    """How many fields of the payload are equal."""
-    payload = got.payload
-    if not isinstance(want.payload, dict) or not isinstance(payload, dict):
-        return 0
-    return sum(payload.get(name, _MISSING) == value for name, value in want.payload.items())
-
-
-def _difference(place: str, want: ExpectedEvent, got: Event) -> str:
-    lines = [f"{place}: expected {_told(want.payload)}", f"    got      {_told(got.payload)}"]
-    return "\n".join([*lines, *(f"      {line}" for line in _differences(want, got))])
-
-
-def _differences(want: ExpectedEvent, got: Event) -> Iterator[str]:
-    yield from _different(want.payload, got.payload, "payload")
-    for name, expected, found in (
-        ("key", want.key, got.key),
-        ("event_type", want.event_type, got.event_type),
-        ("timestamp", want.timestamp_ms, got.timestamp_ms),
-    ):
-        if expected is not None and expected != found:
-            told = [rfc3339(value) if isinstance(value, int) else repr(value) for value in (expected, found)]
-            yield f"{name}: expected {told[0]}, got {told[1]}"
-
-
-def _different(want: Any, got: Any, path: str) -> Iterator[str]:
-    if isinstance(want, dict) and isinstance(got, dict):
-        for name in dict.fromkeys([*want, *got]):
-            if name not in got:
-                yield f"{path}.{name}: missing, expected {_told(want[name])}"
-            elif name not in want:
-                yield f"{path}.{name}: not expected, got {_told(got[name])}"
-            else:
-                yield from _different(want[name], got[name], f"{path}.{name}")
-    elif isinstance(want, list) and isinstance(got, list) and len(want) == len(got):
-        for i, (a, b) in enumerate(zip(want, got, strict=True)):
-            yield from _different(a, b, f"{path}[{i}]")
-    elif want != got or isinstance(want, bool) != isinstance(got, bool):
-        yield f"{path}: expected {_told(want)}, got {_told(got)}"
-
-
-def _told(value: Any) -> str:
-    text = msgspec.json.encode(value).decode()
-    return text if len(text) <= 300 else f"{text[:297]}..."

@@ -101,10 +101,12 @@ class EventPublishingService:
         user_id: str | None = None,
         keys: Sequence[str | None] | None = None,
         timestamps_ms: Sequence[int] | None = None,
+        partition: int | None = None,
     ) -> "Future[list[Receipt]]":
         """As ``publish_batch``, from any thread, without waiting for the disk: the future has the receipts.
 
-        What can be known beforehand (schema, sizes, stream) is checked, and raised, by this call.
+        ``partition`` is where events without a key go; None: to one that is picked for this call. What can be known beforehand
+        (schema, sizes, stream) is checked, and raised, by this call.
         """
         accepted_us = time.time_ns() // 1000
         stream = self._stream(tenant_id, stream_id)
@@ -119,7 +121,7 @@ class EventPublishingService:
                     index=i,
                 )
         published = Published(tenant_id=tenant_id, runs=[], accepted_us=accepted_us, appended_us=0)
-        appends = [Append(stream.stream_id, events, new_ids=own_ids)]
+        appends = [Append(stream.stream_id, events, own_ids, partition)]
         refused: list[int] = []
         if stream.config.schema_id is not None:
             guard = self._schemas.guard(tenant_id, stream.config.schema_id)
@@ -133,7 +135,7 @@ class EventPublishingService:
                 validation_completed_us=time.time_ns() // 1000,
             )
             if refused:
-                appends = self._divert(stream, guard, events, payloads, refused, own_ids)
+                appends = self._divert(stream, guard, events, payloads, refused, own_ids, partition)
         done: Future[list[Receipt]] = Future()
         future = self._storage.log.submit(appends, journal=self._journal(stream, published, len(appends) > 1))
 
@@ -181,6 +183,7 @@ class EventPublishingService:
         payloads: Sequence[JsonValue],
         refused: Sequence[int],
         own_ids: bool,
+        partition: int | None,
     ) -> list[Append]:
         now_ms = time.time_ns() // 1_000_000
         dead = []
@@ -201,7 +204,7 @@ class EventPublishingService:
         aside = set(refused)
         kept = [event for i, event in enumerate(events) if i not in aside]
         target = self._storage.dead_letters(stream.tenant_id)
-        return [Append(stream.stream_id, kept, new_ids=own_ids), Append(target.stream_id, dead, new_ids=own_ids)]
+        return [Append(stream.stream_id, kept, own_ids, partition), Append(target.stream_id, dead, new_ids=own_ids)]
 
     def _journal(self, stream: StreamInfo, published: Published, diverted: bool) -> Journal:
         history = self._storage.history()

@@ -1,7 +1,7 @@
 """The tests of a flow file: events that are given, and what is to come of them, in event time."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -23,6 +23,7 @@ from event_streaming_bus.flows.checker import (
     suggest,
     text,
 )
+from event_streaming_bus.flows.topology import source_ref
 from event_streaming_bus.models import EventPriority, rfc3339, time_ms
 
 MAX_TESTS: Final = 1000
@@ -56,7 +57,8 @@ class ExpectedEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FlowTest(msgspec.Struct, frozen=True, kw_only=True):
-    """One test. ``given`` and ``expect`` are by stream; ``late`` and ``dead`` have payloads by processor.
+    """One test. ``given`` and ``expect`` are by stream; ``late`` and ``dead`` have payloads by processor. ``dead`` may name a
+    stream that is read as well: for events that the stream's own schema sets aside.
 
     Streams that ``expect`` does not name are not looked at, nor are late events of processors that ``late`` does not name. Dead
     letters are never passed over: one that ``dead`` does not name fails the test. ``ordered``: outputs come in the order given;
@@ -143,11 +145,8 @@ def read_test(value: object, path: Path, problems: Problems) -> Any:
 
 def check_tests(flow: Mapping[Any, object], tests: tuple[FlowTest, ...], problems: Problems) -> None:
     """Report tests of one name, and streams and processors that have no part in the flow."""
-    items = flow.get("processors")
-    processors = [item for item in items if isinstance(item, Mapping)] if isinstance(items, (list, tuple)) else []
-    names = _texts(item.get("processor_name") for item in processors)
-    read = _texts(source for item in processors for source in _sources(item)) - names
-    written = _texts(item.get("target_stream_id") for item in processors)
+    names = _names(flow)
+    read, written = names.read - names.processors, names.written
     first: dict[str, int] = {}
     for i, test in enumerate(tests):
         path: Path = ("tests", i)
@@ -155,17 +154,38 @@ def check_tests(flow: Mapping[Any, object], tests: tuple[FlowTest, ...], problem
             problems.add((*path, "name"), f"the test {test.name!r} is there already, as tests[{first[test.name]}]")
         _check_names(test.given, (*path, "given"), read | written, "the flow neither reads nor writes the stream", problems)
         _check_names(test.expect, (*path, "expect"), written, "the flow does not write the stream", problems)
-        _check_names(test.late, (*path, "late"), names, "the flow has no processor", problems)
-        _check_names(test.dead, (*path, "dead"), names, "the flow has no processor", problems)
+        _check_names(test.late, (*path, "late"), names.processors, "the flow has no processor", problems)
+        neither = "the flow has no processor, and reads no stream,"
+        _check_names(test.dead, (*path, "dead"), names.processors | read, neither, problems)
 
 
-def _sources(processor: Mapping[Any, object]) -> tuple[object, object]:
-    logic = processor.get("processing_logic")
-    return processor.get("source_stream_id"), logic.get("join_stream_id") if isinstance(logic, Mapping) else None
+class _Names(NamedTuple):
+    """What a flow's data names: its processors, and what they read and write."""
+
+    processors: set[str]
+    read: set[str]
+    written: set[str]
 
 
-def _texts(values: Iterable[object]) -> set[str]:
-    return {value for value in values if isinstance(value, str)}
+def _names(flow: Mapping[Any, object]) -> _Names:
+    found = _Names(set(), set(), set())
+    listed = flow.get("processors")
+    for item in listed if isinstance(listed, (list, tuple)) else ():
+        if not isinstance(item, Mapping):
+            continue
+        for names, section, key in (
+            (found.processors, None, "processor_name"),
+            (found.read, None, "source_stream_id"),
+            (found.read, "processing_logic", "join_stream_id"),
+            (found.written, None, "target_stream_id"),
+            (found.written, "state_store_config", "changelog_topic"),
+        ):
+            place = item if section is None else item.get(section)
+            name = place.get(key) if isinstance(place, Mapping) else None
+            if isinstance(name, str):
+                names.add(name)
+    found.read.difference_update({name for name in found.read if source_ref(name, found.processors).port})
+    return found
 
 
 def _check_names(given: tuple[tuple[str, object], ...], path: Path, known: set[str], complaint: str, problems: Problems) -> None:

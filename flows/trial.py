@@ -5,10 +5,10 @@ the events. So what a trial says is what would happen.
 """
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import msgspec
 from bytewax.testing import run_main
@@ -19,13 +19,17 @@ from event_streaming_bus.flows.deploy import deploy
 from event_streaming_bus.flows.metrics import ProcessorMetrics, flow_metrics
 from event_streaming_bus.flows.plan import Plan
 from event_streaming_bus.flows.runner import current_ends
+from event_streaming_bus.flows.source import read_events
 from event_streaming_bus.flows.spec import FlowSpec
 from event_streaming_bus.models import Event, Split, StreamConfig, StreamInfo
 from event_streaming_bus.store.catalog import Catalog
+from event_streaming_bus.store.dead_letters import original, told_of
 from event_streaming_bus.store.history_records import Late, from_bytes
 from event_streaming_bus.store.log.base import EventLog
 from event_streaming_bus.store.log.embedded import EmbeddedLog
 from event_streaming_bus.store.storage import Storage
+
+_READ_BYTES: Final = 1 << 20
 
 
 class LateEvent(msgspec.Struct, frozen=True):
@@ -38,49 +42,68 @@ class LateEvent(msgspec.Struct, frozen=True):
 
 
 class DeadEvent(msgspec.Struct, frozen=True):
-    """A dead letter: the event as it was, what failed on it and why. ``processor`` is None where a stream's schema refused it."""
+    """A dead letter: the event as it was, what failed on it and why.
+
+    ``stream`` is the one that was read. ``processor`` is None where that stream's own schema refused the event.
+    """
 
     processor: str | None
+    stream: str
     event: Event
     error_type: str
     reason: str
 
 
 class TrialResult(msgspec.Struct, frozen=True):
-    """What came of a trial: by stream what was written, and what was late or died."""
+    """What came of a trial. ``metrics`` has the counts of each processor, ``outputs`` what was written, by stream, changelogs
+    among them: partition by partition.
+
+    ``written`` counts the events of ``outputs``, ``late_count`` and ``dead_count`` those of ``late`` and ``dead``, which hold
+    fewer where no more were asked for.
+    """
 
     metrics: list[ProcessorMetrics]
     outputs: dict[str, list[Event]]
     late: list[LateEvent]
     dead: list[DeadEvent]
+    written: dict[str, int]
+    late_count: int
+    dead_count: int
 
 
 class Trial:
-    """A storage of its own: ``prepare`` it, publish to it, then ``run``."""
+    """A storage of its own, in which one flow runs: ``prepare`` it, give it events, then ``run``."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, log: EmbeddedLog) -> None:
         self.storage = storage
+        self.log = log
+        self._plan: Plan | None = None
 
-    def prepare(self, spec: FlowSpec, known: Mapping[str, StreamConfig] = {}) -> None:
-        """Make the streams that the flow declares, and those that it reads and writes beside: as in ``known``, or with one
-        partition."""
+    def prepare(self, spec: FlowSpec, known: Iterable[StreamInfo] = ()) -> None:
+        """Deploy the flow. The streams ``known`` are there before, with their ids; those that it neither declares nor finds are
+        made with one partition. Raises what deploying raises."""
+        for info in known:
+            self.log.create_stream(info.config, info.stream_id)
+        there = {name for info in self.log.list_streams() for name in (info.name, info.stream_id)}
         declared = {stream.name for stream in spec.streams}
         for name in streams_of(spec):
-            if name not in declared:
-                config = known.get(name) or StreamConfig(name=name, tenant_id=spec.tenant_id)
-                self.storage.log.create_stream(config)
-        deploy(spec, self.storage)
+            if name not in declared | there:
+                self.log.create_stream(StreamConfig(name=name, tenant_id=spec.tenant_id))
+        self._plan = deploy(spec, self.storage)
 
-    def run(self, spec: FlowSpec) -> TrialResult:
+    def run(self, most: int | None = None) -> TrialResult:
         """Run the flow to the end of what its streams hold, which closes every window. Raises the flow's own ``BusError``.
 
-        Where the flow reads a stream that it writes, it runs again until nothing more comes.
+        Where the flow reads a stream that it writes, it runs again until nothing more comes. ``most``: keep so many events of
+        each stream and of each kind, and only count the others.
         """
-        plan = deploy(spec, self.storage)
+        plan = self._plan
+        if plan is None:
+            raise RuntimeError("prepare comes before run")
         ends = None
         while ends != (ends := current_ends(plan, self.storage)):
             self._run_once(plan, ends)
-        return self._result(plan, spec)
+        return self._result(plan, most)
 
     def _run_once(self, plan: Plan, ends: Mapping[str, Mapping[Split, int]]) -> None:
         try:
@@ -91,31 +114,35 @@ class Trial:
                 raise
             raise cause from error
 
-    def _result(self, plan: Plan, spec: FlowSpec) -> TrialResult:
-        log, tenant = self.storage.log, spec.tenant_id
-        targets = dict.fromkeys(node.target.name for node in plan.nodes() if node.target is not None)
-        outputs = {name: events_of(log, log.find_stream(tenant, name)) for name in targets}
-        return TrialResult(flow_metrics(plan, self.storage), outputs, self._late(), self._dead(tenant))
+    def _result(self, plan: Plan, most: int | None) -> TrialResult:
+        targets = {stream.name: stream for node in plan.nodes() for stream in (node.target, node.changelog) if stream is not None}
+        begins = {name: sum(self.log.begin_offsets(stream.stream_id).values()) for name, stream in targets.items()}
+        ends = {name: sum(self.log.end_offsets(stream.stream_id).values()) for name, stream in targets.items()}
+        letters = self.storage.dead_letters(plan.tenant_id)
+        late, late_count = self._late(most)
+        return TrialResult(
+            metrics=flow_metrics(plan, self.storage),
+            outputs={name: events_of(self.log, stream, most) for name, stream in targets.items()},
+            late=late,
+            dead=[_dead_event(letter) for letter in events_of(self.log, letters, most)],
+            written={name: ends[name] - begins[name] for name in targets},
+            late_count=late_count,
+            dead_count=sum(self.log.end_offsets(letters.stream_id).values()),
+        )
 
-    def _late(self) -> list[LateEvent]:
-        found = []
-        for event in events_of(self.storage.log, self.storage.history()):
-            record = from_bytes(event.data)
+    def _late(self, most: int | None) -> tuple[list[LateEvent], int]:
+        """``(late events, at most so many; how many there are)``, one for each window that an event missed."""
+        read = read_events(self.log)
+        found: list[LateEvent] = []
+        count = 0
+        for entry in events_of(self.log, self.storage.history()):
+            record = from_bytes(entry.data)
             if not isinstance(record, Late):
                 continue
-            stream = self.storage.log.find_stream(record.tenant_id, record.stream_id)
-            split = next(s for s in stream.splits() if (s.lane.value, s.partition) == (record.lane, record.partition))
-            for offset, start_ms, end_ms in zip(record.offsets, record.window_start_ms, record.window_end_ms, strict=True):
-                late = self.storage.log.read(split, offset, 1)[0].event(0)
-                found.append(LateEvent(record.processor_name, late, start_ms, end_ms))
-        return found
-
-    def _dead(self, tenant_id: str) -> list[DeadEvent]:
-        found = []
-        for event in events_of(self.storage.log, self.storage.dead_letters(tenant_id)):
-            why: dict[str, Any] = (event.metadata or {})["dead_letter"]
-            found.append(DeadEvent(why.get("processor_name"), event, why["error_type"], why["error_message"]))
-        return found
+            count += len(record.offsets)
+            wanted = len(record.offsets) if most is None else max(0, most - len(found))
+            found += _late_events(record, wanted, read)
+        return found, count
 
 
 @contextmanager
@@ -124,37 +151,56 @@ def trial() -> Iterator[Trial]:
     with tempfile.TemporaryDirectory(prefix="esb-trial-") as name:
         folder = Path(name)
         log = EmbeddedLog(folder, synchronous="NORMAL")  # nothing of it is to outlive the process
-        storage = Storage(folder, log, Catalog(folder / "log.db"))
         try:
-            yield Trial(storage)
+            storage = Storage(folder, log, Catalog(folder / "log.db"))
+        except BaseException:
+            log.close()
+            raise
+        try:
+            yield Trial(storage, log)
         finally:
             storage.close()
 
 
+def _late_events(record: Late, most: int, read: Callable[[str, list[int]], list[Event]]) -> Iterator[LateEvent]:
+    if most <= 0:
+        return
+    offsets = sorted(set(record.offsets[:most]))
+    split = f"{record.stream_id}/{record.partition}/{record.lane.lower()}"
+    events = dict(zip(offsets, read(split, offsets), strict=True))
+    for offset, start_ms, end_ms in list(zip(record.offsets, record.window_start_ms, record.window_end_ms, strict=True))[:most]:
+        yield LateEvent(record.processor_name, events[offset], start_ms, end_ms)
+
+
+def _dead_event(letter: Event) -> DeadEvent:
+    why = told_of(letter)
+    return DeadEvent(why.get("processor_name"), why["stream"], original(letter), why["error_type"], why["error_message"])
+
+
 def streams_of(spec: FlowSpec) -> list[str]:
-    """The names of all streams that a flow reads or writes."""
+    """The names (or ids) of all streams that a flow reads or writes, those for changes of state left out."""
     names = [ref.name for p in spec.processors for ref in spec.sources_of(p) if spec.processor(ref.name) is None]
     return list(dict.fromkeys([*names, *(p.target_stream_id for p in spec.processors if p.target_stream_id is not None)]))
 
 
 def sources_of(spec: FlowSpec) -> list[str]:
-    """The names of the streams that a flow reads, and does not write itself."""
+    """The names (or ids) of the streams that a flow reads, and does not write itself."""
     targets = {p.target_stream_id for p in spec.processors}
     names = [ref.name for p in spec.processors for ref in spec.sources_of(p) if spec.processor(ref.name) is None]
     return [name for name in dict.fromkeys(names) if name not in targets]
 
 
-def events_of(log: EventLog, stream: StreamInfo, begins: Mapping[Split, int] | None = None) -> list[Event]:
-    """Every event of a stream, or those from ``begins`` on: partition by partition, the most urgent lane first."""
-    begins = begins or log.begin_offsets(stream.stream_id)
+def events_of(log: EventLog, stream: StreamInfo, most: int | None = None) -> list[Event]:
+    """Every event of a stream, or the first ``most``: partition by partition, the most urgent lane first."""
+    begins = log.begin_offsets(stream.stream_id)
     events: list[Event] = []
     for split in stream.splits():
         offset = begins[split]
-        while batches := log.read(split, offset):
+        while (most is None or len(events) < most) and (batches := log.read(split, offset, _READ_BYTES)):
             for batch in batches:
                 events += batch.events()
             offset = batches[-1].end_offset
-    return events
+    return events[:most]
 
 
 def _bus_error(error: BaseException | None) -> BusError | None:

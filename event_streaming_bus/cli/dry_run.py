@@ -1,5 +1,6 @@
 """``esb dry-run``: what a flow would do with the newest events, without doing it."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import click
@@ -10,31 +11,68 @@ from event_streaming_bus.cli.modules import allow_module_option
 from event_streaming_bus.cli.run import print_metrics
 from event_streaming_bus.cli.tables import print_table
 from event_streaming_bus.errors import InvalidInputError, StreamNotFoundError
+from event_streaming_bus.flows.samples import copy_events, newest
 from event_streaming_bus.flows.spec import FlowSpec, load_flow
-from event_streaming_bus.flows.trial import Trial, TrialResult, events_of, sources_of, streams_of, trial
-from event_streaming_bus.models import Event, StreamInfo, rfc3339
-from event_streaming_bus.store.log.base import Append
+from event_streaming_bus.flows.trial import Trial, TrialResult, sources_of, streams_of, trial
+from event_streaming_bus.models import Event, Split, StreamInfo, rfc3339
+from event_streaming_bus.store.log.base import EventLog
 from event_streaming_bus.store.storage import Storage
 
+_LAST: Final = 1000
 _SAMPLE: Final = 5
 _MAX_TEXT: Final = 200
+_PARTIAL: Final = "Windows and joins that began before these events show only a part of theirs."
+
+
+class _Extent(msgspec.Struct, frozen=True):
+    """Which events of each stream: the ``last`` ones, those from an offset on, or all."""
+
+    last: int | None
+    from_offset: int | None
+    all: bool
+
+    def begins(self, log: EventLog, stream: StreamInfo) -> dict[Split, int]:
+        """Where it begins in each split."""
+        begins, ends = log.begin_offsets(stream.stream_id), log.end_offsets(stream.stream_id)
+        if self.all:
+            return begins
+        if self.from_offset is not None:
+            return {split: min(max(self.from_offset, begin), ends[split]) for split, begin in begins.items()}
+        return newest(log, stream, self.last or _LAST)
+
+
+class _Copied(msgspec.Struct, frozen=True):
+    """How many events of a stream the flow is run over, and whether there are older ones."""
+
+    count: int
+    older: bool
 
 
 @click.command("dry-run")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
 @click.option("--from", "streams", metavar="STREAM", multiple=True, help="Only events of these streams.  [default: all it reads]")
-@click.option(
-    "--last", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, help="How many events of each stream."
-)
+@click.option("--last", type=click.IntRange(1, 1_000_000), help=f"How many events of each stream.  [default: {_LAST}]")
+@click.option("--from-offset", type=click.IntRange(0), help="Or those from this offset on, in each split.")
+@click.option("--all", "everything", is_flag=True, help="Or all events that are kept.")
 @allow_module_option
 @click.option("--json", "as_json", is_flag=True, help="Print all that would come out as one JSON object.")
 @click.pass_obj
-def dry_run(settings: Settings, file: str, streams: tuple[str, ...], last: int, as_json: bool) -> None:
+def dry_run(
+    settings: Settings,
+    file: str,
+    streams: tuple[str, ...],
+    last: int | None,
+    from_offset: int | None,
+    everything: bool,
+    as_json: bool,
+) -> None:
     """Run the flow in FILE over the newest events of its streams, and print what would happen. Nothing is written.
 
-    The events are copied to a log of their own, which is gone afterwards. Windows that began before the first of them show only
-    a part of their events.
+    The events are copied to a log of their own, with their places and the times they were appended, which is gone afterwards.
+    Functions of CUSTOM processors are called.
     """
+    if sum((last is not None, from_offset is not None, everything)) > 1:
+        raise click.UsageError("--last, --from-offset and --all exclude one another")
     storage = settings.open_existing()
     if storage is None:
         raise InvalidInputError("There is no data folder, and so there are no events; esb test runs a flow without one.")
@@ -44,34 +82,45 @@ def dry_run(settings: Settings, file: str, streams: tuple[str, ...], last: int, 
         if name not in sources:
             raise InvalidInputError(f"--from {name}: the flow does not read this stream; it reads {', '.join(sources)}")
     with trial() as tried:
-        copied = _copy(spec, storage, tried, streams or sources, last)
-        result = tried.run(spec)
+        copied = _copy(spec, storage, tried, streams or sources, _Extent(last, from_offset, everything))
+        result = tried.run(most=None if as_json else _SAMPLE)
     if as_json:
         click.echo(_as_json(copied, result))
     else:
         _print(copied, result)
 
 
-def _copy(spec: FlowSpec, storage: Storage, tried: Trial, wanted: tuple[str, ...] | list[str], last: int) -> dict[str, int]:
-    """Copy schemas, streams and events; returns how many events of each stream."""
+def _copy(spec: FlowSpec, storage: Storage, tried: Trial, wanted: Sequence[str], extent: _Extent) -> dict[str, _Copied]:
+    """Copy schemas, streams and events, and deploy the flow; returns how much of each stream."""
     infos = _known_streams(spec, storage)
-    for schema in storage.catalog.list_schemas(spec.tenant_id, None):
+    found = [name for name in wanted if name in infos]
+    if not found:
+        raise StreamNotFoundError(f"There is no stream {wanted[0]}, and so no events to run the flow over.", stream=wanted[0])
+    for schema in storage.catalog.list_schemas(spec.tenant_id):
         tried.storage.catalog.add_schema(schema)
-    tried.prepare(spec, {name: info.config for name, info in infos.items()})
-    copied: dict[str, int] = {}
-    for name in wanted:
-        if name not in infos:
-            raise StreamNotFoundError(f"There is no stream {name}, and so no events to run the flow over.", stream=name)
-        events = _newest(storage, infos[name], last)
-        target = tried.storage.log.find_stream(spec.tenant_id, name)
-        tried.storage.log.append([Append(target.stream_id, events)])
-        copied[name] = len(events)
+    undeclared = [name for name in sources_of(spec) if name not in infos.keys() | {stream.name for stream in spec.streams}]
+    if undeclared:
+        raise StreamNotFoundError(
+            f"There is no stream {undeclared[0]}, which the flow reads and does not declare: it would not start.",
+            stream=undeclared[0],
+        )
+    tried.prepare(spec, infos.values())
+    copied: dict[str, _Copied] = {}
+    for info in {infos[name].stream_id: infos[name] for name in found}.values():
+        ends = storage.log.end_offsets(info.stream_id)
+        begins = extent.begins(storage.log, info)
+        older = begins != storage.log.begin_offsets(info.stream_id)
+        copied[info.name] = _Copied(copy_events(storage.log, tried.log, begins, ends), older)
     return copied
 
 
 def _known_streams(spec: FlowSpec, storage: Storage) -> dict[str, StreamInfo]:
+    """The streams of the flow that are there, by what the flow calls them."""
+    changelogs = [p.state_store_config.changelog_topic for p in spec.processors if p.state_store_config is not None]
     infos: dict[str, StreamInfo] = {}
-    for name in streams_of(spec):
+    for name in (*(stream.name for stream in spec.streams), *streams_of(spec), *changelogs):
+        if name is None:
+            continue
         try:
             infos[name] = storage.log.find_stream(spec.tenant_id, name)
         except StreamNotFoundError:
@@ -79,17 +128,10 @@ def _known_streams(spec: FlowSpec, storage: Storage) -> dict[str, StreamInfo]:
     return infos
 
 
-def _newest(storage: Storage, stream: StreamInfo, last: int) -> list[Event]:
-    """The events of a stream with the latest times, in the order in which they were appended within each split."""
-    ends, begins = storage.log.end_offsets(stream.stream_id), storage.log.begin_offsets(stream.stream_id)
-    events = events_of(storage.log, stream, {split: max(begins[split], end - last) for split, end in ends.items()})
-    newest = {event.event_id for event in sorted(events, key=lambda event: (event.timestamp_ms, event.event_id))[-last:]}
-    return [event for event in events if event.event_id in newest]
-
-
-def _as_json(copied: dict[str, int], result: TrialResult) -> str:
+def _as_json(copied: dict[str, _Copied], result: TrialResult) -> str:
     told = {
-        "read": copied,
+        "read": {stream: each.count for stream, each in copied.items()},
+        "partial": any(each.older for each in copied.values()),
         "processors": [msgspec.to_builtins(each) for each in result.metrics],
         "written": {stream: [_event_data(event) for event in events] for stream, events in result.outputs.items()},
         "late": [
@@ -102,7 +144,13 @@ def _as_json(copied: dict[str, int], result: TrialResult) -> str:
             for each in result.late
         ],
         "dead": [
-            {"processor": each.processor, "error_type": each.error_type, "reason": each.reason, **_event_data(each.event)}
+            {
+                "processor": each.processor,
+                "stream": each.stream,
+                "error_type": each.error_type,
+                "reason": each.reason,
+                **_event_data(each.event),
+            }
             for each in result.dead
         ],
     }
@@ -110,28 +158,57 @@ def _as_json(copied: dict[str, int], result: TrialResult) -> str:
 
 
 def _event_data(event: Event) -> dict[str, Any]:
-    return {"timestamp": rfc3339(event.timestamp_ms), "key": event.key, "event_type": event.event_type, "payload": event.payload}
+    data = {"event_id": event.event_id, "timestamp": rfc3339(event.timestamp_ms), "key": event.key}
+    data["event_type"] = event.event_type
+    try:
+        return data | {"payload": event.payload}
+    except (msgspec.DecodeError, UnicodeDecodeError):  # a dead letter may be no JSON
+        return data | {"payload_base64": event.data}
 
 
-def _print(copied: dict[str, int], result: TrialResult) -> None:
-    click.echo("Over " + " and ".join(f"the newest {count:,} events of {stream}" for stream, count in copied.items()) + ":")
+def _print(copied: dict[str, _Copied], result: TrialResult) -> None:
+    click.echo("Over " + " and ".join(_extent_told(stream, each) for stream, each in copied.items()) + ":")
     print_metrics(result.metrics)
     for stream, events in result.outputs.items():
-        shown: list[list[Any]] = [
-            [rfc3339(event.timestamp_ms), event.key, _short(event.data.decode())] for event in events[:_SAMPLE]
-        ]
-        print_table(["time", "key", "payload"], shown, title=f"{stream}: {len(events):,} events would be written")
-    rows: list[list[Any]]
+        rows: list[list[Any]] = [[rfc3339(event.timestamp_ms), event.key, _payload(event)] for event in events]
+        print_table(
+            ["time", "key", "payload"], rows, title=f"{stream}: {_counted(result.written[stream], 'event')} would be written"
+        )
     if result.late:
         rows = [
-            [late.processor, rfc3339(late.event.timestamp_ms), rfc3339(late.window_start_ms), _short(late.event.data.decode())]
-            for late in result.late[:_SAMPLE]
+            [
+                late.processor,
+                rfc3339(late.event.timestamp_ms),
+                f"{rfc3339(late.window_start_ms)} to {rfc3339(late.window_end_ms)}",
+                _payload(late.event),
+            ]
+            for late in result.late
         ]
-        print_table(["processor", "time", "missed window from", "payload"], rows, title=f"{len(result.late):,} times too late")
+        title = f"{_counted(result.late_count, 'time')} an event was too late for a window"
+        print_table(["processor", "time", "missed window", "payload"], rows, title=title)
     if result.dead:
-        rows = [[dead.processor, _short(dead.reason), _short(dead.event.data.decode())] for dead in result.dead[:_SAMPLE]]
-        print_table(["processor", "why", "payload"], rows, title=f"{len(result.dead):,} dead letters")
-    click.echo("\nNothing was written.")
+        rows = [
+            [dead.processor or f"schema of {dead.stream}", _short(f"{dead.error_type}: {dead.reason}"), _payload(dead.event)]
+            for dead in result.dead
+        ]
+        print_table(["processor", "why", "payload"], rows, title=_counted(result.dead_count, "dead letter"))
+    click.echo()
+    if any(each.older for each in copied.values()):
+        click.echo(_PARTIAL)
+    click.echo("Nothing was written.")
+
+
+def _extent_told(stream: str, copied: _Copied) -> str:
+    newest = "the newest" if copied.older else "all"
+    return f"{newest} {_counted(copied.count, 'event')} of {stream}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def _payload(event: Event) -> str:
+    return _short(event.data.decode("utf-8", "replace"))
 
 
 def _short(text: str) -> str:

@@ -25,6 +25,7 @@ from event_streaming_bus.errors import (
     StreamNotFoundError,
 )
 from event_streaming_bus.models import LANES, MAX_PARTITIONS, Receipt, Split, StreamConfig, StreamInfo
+from event_streaming_bus.store.log.adoption import adopt_batches
 from event_streaming_bus.store.log.base import Append, AppendResult, Journal, Mark
 from event_streaming_bus.store.log.group_commit import GroupCommit
 from event_streaming_bus.store.log.record_batch import RecordBatch
@@ -195,6 +196,22 @@ class EmbeddedLog:
                     outcomes.append(error)
             transaction.flush()
         return outcomes
+
+    def adopt(self, batches: Sequence[RecordBatch]) -> None:
+        """Take over record batches of a stream with the same id in another log, as they are: each event keeps its offset, its
+        partition, its lane and when it was appended. A split that is empty begins where its first batch does.
+
+        It is all there afterwards, or nothing is. The ids of these events are not known to ``append`` and ``locate``. Raises
+        ``InvalidInputError`` for a batch that does not follow on what its split holds.
+        """
+        by_split: dict[int, list[RecordBatch]] = {}
+        for batch in batches:
+            by_split.setdefault(self._split_no(batch.split), []).append(batch)
+        with self._db.transaction("adopting events") as db:
+            for split_no, of_split in by_split.items():
+                adopt_batches(db, split_no, of_split)
+        with self._appended:
+            self._appended.notify_all()
 
     # --- reading ------------------------------------------------------------------------------------------------------
 

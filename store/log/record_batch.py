@@ -175,6 +175,12 @@ class RecordBatch:
         part._columns = self._columns
         return part
 
+    def stored(self) -> StoredBatch:
+        """The batch as it lies in storage; of a slice, its events encoded anew."""
+        if self._whole:
+            return self._stored
+        return store_events(self.events(), self.offset, self._stored.codec, self.appended_at_ms)
+
     def _decoded(self) -> list[Any]:
         if self._columns is None:
             try:

@@ -1,0 +1,79 @@
+"""Samples of streams: the newest events as they lie in the log, and their copies in another one."""
+
+import heapq
+from array import array
+from collections.abc import Mapping
+from typing import Final
+
+from event_streaming_bus.models import Split, StreamInfo
+from event_streaming_bus.store.log.base import EventLog
+from event_streaming_bus.store.log.embedded import EmbeddedLog
+
+_READ_BYTES: Final = 4 << 20
+
+
+def newest(log: EventLog, stream: StreamInfo, count: int) -> dict[Split, int]:
+    """The offset in each split from which on the stream's ``count`` newest events lie: those appended last, and of those
+    appended at once the ones with the latest times.
+
+    Nothing is left out between them, so what is late among them stays late. It reads up to ``count`` events of each split.
+    """
+    begins, ends = log.begin_offsets(stream.stream_id), log.end_offsets(stream.stream_id)
+    tails = {split: _Tail(log, split, max(begins[split], end - count), end) for split, end in ends.items()}
+    heap = [(*tail.last(), i) for i, tail in enumerate(tails.values()) if tail.times_ms]
+    heapq.heapify(heap)
+    of_number = list(tails.values())
+    for _ in range(count):
+        if not heap:
+            break
+        *_, number = heap[0]
+        tail = of_number[number]
+        tail.pop()
+        if tail.times_ms:
+            heapq.heapreplace(heap, (*tail.last(), number))
+        else:
+            heapq.heappop(heap)
+    return {split: tail.end for split, tail in tails.items()}
+
+
+class _Tail:
+    """The end of a split: when each event was appended, and its time."""
+
+    def __init__(self, log: EventLog, split: Split, begin: int, end: int) -> None:
+        self.end = begin
+        self.appended_ms = array("q")
+        self.times_ms = array("q")
+        while self.end < end:
+            for batch in log.read(split, self.end, _READ_BYTES):
+                part = batch.slice(batch.offset, min(batch.end_offset, end))
+                self.times_ms.extend(part.timestamps_ms())
+                self.appended_ms.extend([part.appended_at_ms] * part.count)
+                self.end = part.end_offset
+                if self.end == end:
+                    break
+
+    def last(self) -> tuple[int, int]:
+        """What the newest is found by; smaller is newer."""
+        return -self.appended_ms[-1], -self.times_ms[-1]
+
+    def pop(self) -> None:
+        self.times_ms.pop()
+        self.appended_ms.pop()
+        self.end -= 1
+
+
+def copy_events(log: EventLog, target: EmbeddedLog, begins: Mapping[Split, int], ends: Mapping[Split, int]) -> int:
+    """Copy the events of each split from ``begins`` up to ``ends`` as they are, into a stream of the same id; returns how many.
+
+    At most 4 MiB of stored events are in memory at a time.
+    """
+    copied = 0
+    for split, begin in begins.items():
+        offset, end = begin, ends[split]
+        while offset < end:
+            batches = [batch.slice(batch.offset, min(batch.end_offset, end)) for batch in log.read(split, offset, _READ_BYTES)]
+            batches = [batch for batch in batches if batch.count > 0]
+            target.adopt(batches)
+            copied += sum(batch.count for batch in batches)
+            offset = batches[-1].end_offset
+    return copied
