@@ -1,6 +1,6 @@
 """How the events that came differ from those that were expected, said so that a person sees what to change."""
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -103,37 +103,45 @@ def _matching(wants: Sequence[ExpectedEvent], gots: Sequence[_Got]) -> dict[int,
     what is left.
     """
     owner: dict[int, int] = {}
-    free: list[int] = []
-    for i, want in enumerate(wants):
-        if want.key is None and want.timestamp_ms is None and want.event_type is None:
-            free.append(i)
-        else:
-            _augment(i, wants, gots, owner)
-    left = (i for i in range(len(gots)) if i not in owner)
-    taken = dict(zip(list(left), free, strict=False))
-    return owner | taken
+    held: dict[int, int] = {}
+    by_key: dict[str | None, list[int]] = {}
+    for i, each in enumerate(gots):
+        by_key.setdefault(each.event.key, []).append(i)
+
+    def fitting(number: int) -> Iterator[int]:
+        want = wants[number]
+        candidates = range(len(gots)) if want.key is None else by_key.get(want.key, ())
+        return (i for i in candidates if not any(_envelope_differences(want, gots[i])))
+
+    undemanding = [
+        i for i, want in enumerate(wants) if want.key is None and want.timestamp_ms is None and want.event_type is None
+    ]
+    for i in sorted(set(range(len(wants))).difference(undemanding)):
+        _augment(i, fitting, owner, held)
+    left = [i for i in range(len(gots)) if i not in owner]
+    return owner | dict(zip(left, undemanding, strict=False))
 
 
-def _augment(start: int, wants: Sequence[ExpectedEvent], gots: Sequence[_Got], owner: dict[int, int]) -> None:
-    """Find a place for one more expected event, moving others if need be."""
+def _augment(start: int, fitting: Callable[[int], Iterable[int]], owner: dict[int, int], held: dict[int, int]) -> None:
+    """Find a place for one more expected event, moving others if need be. ``owner`` has who holds each place, ``held`` the place
+    that each holds."""
     reached_from: dict[int, int] = {}
     queue = [start]
     for want in queue:  # it grows while it is walked
-        for i, each in enumerate(gots):
-            if i in reached_from or not _envelope_fits(wants[want], each):
+        for place in fitting(want):
+            if place in reached_from:
                 continue
-            reached_from[i] = want
-            if i in owner:
-                queue.append(owner[i])
+            reached_from[place] = want
+            if place in owner:
+                queue.append(owner[place])
                 continue
-            held = {index: place for place, index in owner.items()}
-            place = i
-            while True:
-                index = reached_from[place]
-                owner[place] = index
-                if index == start:
+            while True:  # everybody on the way moves up one place
+                mover = reached_from[place]
+                owner[place] = mover
+                before, held[mover] = held.get(mover), place
+                if before is None:  # the new one: it held none
                     return
-                place = held[index]
+                place = before
 
 
 def _identity(value: Any) -> Hashable:
@@ -145,12 +153,8 @@ def _identity(value: Any) -> Hashable:
     return ("bool", value) if isinstance(value, bool) else value
 
 
-def _envelope_fits(want: ExpectedEvent, got: _Got) -> bool:
-    return not any(_envelope_differences(want, got))
-
-
 def _matches(want: ExpectedEvent, got: _Got) -> bool:
-    return _envelope_fits(want, got) and _identity(want.payload) == _identity(got.payload)
+    return _identity(want.payload) == _identity(got.payload) and not any(_envelope_differences(want, got))
 
 
 def _likeness(want: ExpectedEvent, got: _Got) -> int:

@@ -96,7 +96,10 @@ def test_a_dead_letter_that_is_not_mentioned_fails_the_test() -> None:
     ("test", "problem"),
     [
         ({"late": {"sum": []}}, "late.sum: the flow has no processor 'sum'; did you mean 'sums'? (there is big, sums)"),
-        ({"dead": {"totals": []}}, "dead.totals: the flow has no processor 'totals' (there is big, sums)"),
+        (
+            {"dead": {"totals": []}},
+            "dead.totals: the flow has no processor, and reads no stream, 'totals' (there is big, orders, sums)",
+        ),
         (
             {"given": {"order": []}},
             "given.order: the flow neither reads nor writes the stream 'order'; did you mean 'orders'? "
@@ -155,7 +158,11 @@ def test_the_command_tells_each_test_and_counts(tmp_path: Path) -> None:
     bad = good | {"name": "bad", "expect": {"big_orders": []}}
     (tmp_path / "f.yaml").write_text(yaml.safe_dump(flow(good, bad)))
     (tmp_path / "untested.yaml").write_text(yaml.safe_dump(flow() | {"tests": []}))
-    (tmp_path / "broken.json").write_text("{}")
+    (tmp_path / "broken.json").write_text('{"processors": []}')
+    (tmp_path / "package.json").write_text('{"name": "no flow"}')
+    (tmp_path / "services.yaml").write_text("a: 1\n---\nb: 2\n")
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / "old.yaml").write_text("processors: []\n")
     result = esb("test", str(tmp_path))
     assert result.return_value == 1
     lines = [line for line in result.stdout.splitlines() if not line.startswith(" ")]
@@ -171,7 +178,7 @@ def test_the_command_tells_each_test_and_counts(tmp_path: Path) -> None:
 
 def test_the_tests_of_the_demo_pass() -> None:
     result = esb("test", str(DEMO))
-    assert (result.return_value, result.stdout.count("passed")) == (0, 2)
+    assert (result.return_value, result.stdout.count("passed"), result.stderr.count("without")) == (0, 6, 0)
 
 
 @pytest.fixture
@@ -202,7 +209,7 @@ def test_a_dry_run_tells_what_would_happen_and_writes_nothing(bus: Bus, tmp_path
     assert sum(event["payload"]["sum_total"] for event in told["written"]["totals"]) == sum(range(80, 100)) - 95
     assert [(each["processor"], each["payload"]["total"]) for each in told["dead"]] == [("big", "much")]
     text = esb("--data", str(bus.storage.folder), "dry-run", str(file), "--from", "orders").stdout
-    assert "Over the newest 100 events of orders:" in text
+    assert "Over all 100 events of orders:" in text
     assert text.endswith("Nothing was written.\n")
     after = bus.log.version(), [s.name for s in bus.log.list_streams(internal=True)], bus.storage.catalog.list_processors(None)
     assert after == before
