@@ -144,11 +144,11 @@ def test_what_is_tried_again_is_tried_at_once(tmp_path: Path, monkeypatch: pytes
         "target_stream_id": "called",
         "processing_logic": {"function": "trial_functions:down"},
         "error_handling_strategy": "RETRY",
-        "retry": {"max_attempts": 4, "backoff_ms": 3_600_000, "max_backoff_ms": 3_600_000},
+        "retry": {"max_attempts": 4, "backoff_ms": 8000, "max_backoff_ms": 8000},
     }
     started_s = time.monotonic()
     (dead,) = run_flow(spec_of(call), {"orders": [at(0)]}).dead
-    assert time.monotonic() - started_s < 60
+    assert time.monotonic() - started_s < 8
     assert (dead.processor, dead.reason) == ("call", "down")
     assert len(sys.modules["trial_functions"].calls) == 4
 
