@@ -60,8 +60,10 @@ class Seen:
         return [Item(at_ms, event_id, msgspec.json.decode(data)) for event_id, at_ms, _, data in self._outcome.outputs[stream]]
 
     def parts(self, processor: str, stream: str) -> list[Item]:
-        """The events of a target stream that the processor took."""
-        return [i for i in self.written(stream) if (processor, str(self._outcome.causes[i.event_id])) not in self._missed]
+        """The events of a target stream that the processor took. Of equal times they have the order of those that they were
+        made of."""
+        found = [item._replace(event_id=str(self._outcome.causes[item.event_id])) for item in self.written(stream)]
+        return [item for item in found if (processor, item.event_id) not in self._missed]
 
 
 class Family(NamedTuple):
