@@ -115,13 +115,25 @@ def derived_id(prefix: str, time_ms: int, *origin: object) -> str:
 
 
 def derived_ids(prefix: str, times_ms: Sequence[int], offsets: Sequence[int], *origin: object) -> list[str]:
-    """As ``derived_id`` for many things of one origin that differ by their ``offsets`` (below 2**40), and much faster."""
+    """As ``derived_id`` for many things of one origin that differ by their ``offsets`` (below 2**40), and much faster.
+
+    The 80 bits are 40 of the origin's hash and the offset.
+    """
     base = _encode(xxhash.xxh3_64_intdigest("\x1f".join(map(str, origin)).encode()) >> 24, 8)
+    if times_ms and (min(times_ms) < 0 or max(times_ms) > _MAX_TIME_MS):
+        times_ms = [min(max(time_ms, 0), _MAX_TIME_MS) for time_ms in times_ms]
+    p = _PAIRS
     ids: list[str] = []
-    known_ms, known = -1, ""
+    add = ids.append
+    # Neighbours have most of their digits in common: all but the last pair stay for 1024 milliseconds, and for 1024 offsets.
+    time_block, head = -1, ""
+    offset_block, middle = -1, ""
     for time_ms, offset in zip(times_ms, offsets, strict=True):
-        if time_ms != known_ms:
-            known_ms, known = time_ms, prefix + _encode(min(max(time_ms, 0), _MAX_TIME_MS), 10) + base
-        low, high = offset & 0xFFFFF, offset >> 20
-        ids.append(f"{known}{_PAIRS[high >> 10]}{_PAIRS[high & 1023]}{_PAIRS[low >> 10]}{_PAIRS[low & 1023]}")
+        if time_ms >> 10 != time_block:
+            time_block = time_ms >> 10
+            head = prefix + _encode(time_block, 8)
+        if offset >> 10 != offset_block:
+            offset_block = offset >> 10
+            middle = base + p[offset_block >> 20] + _encode(offset_block, 4)
+        add(f"{head}{p[time_ms & 1023]}{middle}{p[offset & 1023]}")
     return ids

@@ -93,6 +93,36 @@ def test_a_derived_id_is_the_same_in_every_version() -> None:
     assert ids.derived_id("evt_", 1_737_887_400_000, "orders", 0, 7) == "evt_01JJH2JG20V9ED9MT8T2KDN17B"
 
 
+def number_of(digits: str) -> int:
+    """What base-32 digits stand for."""
+    value = 0
+    for digit in digits:
+        value = value * 32 + CROCKFORD.index(digit)
+    return value
+
+
+@given(st.lists(st.tuples(st.integers(-5000, 1 << 49), st.integers(0, (1 << 40) - 1)), max_size=20), st.integers(0, 1 << 20))
+def test_ids_of_one_origin_hold_their_times_a_hash_of_the_origin_and_their_offsets(
+    places: list[tuple[int, int]], begin: int
+) -> None:
+    places += [(1_700_000_000_000 + offset // 3, offset) for offset in range(begin, begin + 2000, 500)]
+    made = ids.derived_ids("evt_", [time_ms for time_ms, _ in places], [offset for _, offset in places], "bids", "a/0/normal")
+    assert [time_of(each) for each in made] == [min(max(time_ms, 0), MAX_TIME_MS) for time_ms, _ in places]
+    assert [number_of(each[-8:]) for each in made] == [offset for _, offset in places]
+    assert {each[14:22] for each in made} == {made[0][14:22]}
+    assert made[0][14:22] != ids.derived_ids("evt_", [0], [0], "bids", "a/1/normal")[0][14:22]
+
+
+def test_ids_of_one_origin_stay_as_they_were_in_logs_written_before() -> None:
+    made = ids.derived_ids("evt_", [1_700_000_000_123, 1_700_000_001_024], [1023, 1 << 30], "bids", "a/0/normal")
+    assert made == ["evt_01HF7YAT3V8WZD3CJ4000000ZZ", "evt_01HF7YAV008WZD3CJ401000000"]
+
+
+def test_an_offset_that_an_id_cannot_hold_is_refused() -> None:
+    with pytest.raises(IndexError):
+        ids.derived_ids("evt_", [0], [1 << 40], "bids")
+
+
 @given(st.integers(0, MAX_TIME_MS), st.integers(0, MAX_TIME_MS))
 def test_derived_ids_sort_by_time(a_ms: int, b_ms: int) -> None:
     a, b = ids.derived_id("evt_", a_ms, "x"), ids.derived_id("evt_", b_ms, "x")
