@@ -314,6 +314,7 @@ GUARDED_METHODS: Final[Mapping[str, tuple[int, Callable[..., Any]]]] = {
 
 NAMESPACE: Final[dict[str, Any]] = {
     "__builtins__": {},
+    "_int": int,
     "_get_path": get_path,
     "_add": add,
     "_multiply": multiply,

@@ -187,7 +187,11 @@ class Emitter:
         sign, guard = _GUARDED[operator]
         if _is_safe_natively(node):
             return f"({left}) {sign} ({right})"
-        return self._spend(f"{guard}({left}, {right})")
+        guarded = self._spend(f"{guard}({left}, {right})")
+        if _is_integer_modulo(node) and "(" not in left:
+            # Most often the field is an integer, and no guard is needed; reading it twice is cheap where it takes no call.
+            return f"(({left}) % ({right}) if {left}.__class__ is _int else {guarded})"
+        return guarded
 
     def _compare(self, node: ast.Compare) -> str:
         parts = [f"({self.emit(node.left)})" if not _is_plain(node.left) else self.emit(node.left)]
@@ -381,6 +385,14 @@ def _is_safe_natively(node: ast.BinOp) -> bool:
             | ast.BinOp(op=ast.Mult(), right=ast.Constant(value=float()))
         ):
             return True
+    return False
+
+
+def _is_integer_modulo(node: ast.BinOp) -> bool:
+    """Whether it is a path ``% a literal integer``: what is left of an integer is no larger than the literal."""
+    match node:
+        case ast.BinOp(op=ast.Mod(), right=ast.Constant(value=int())):
+            return path_of(node.left) is not None
     return False
 
 

@@ -207,6 +207,24 @@ def test_a_plain_comparison_becomes_plain_code() -> None:
     assert source == "(p.dep_delay > 60) and (p.carrier == 'UA')"
 
 
+@pytest.mark.parametrize(("number", "rest"), [(7, 1), (-7, 2), (0, 0), (7.5, 1.5), (True, 1), (1 << 80, (1 << 80) % 3)])
+def test_the_rest_of_a_division_by_a_literal_is_that_of_the_number(number: float, rest: float) -> None:
+    assert evaluate("payload.n % 3", {"n": number}) == rest
+    assert evaluate("[n % 3 for n in payload.numbers]", {"numbers": [number]}) == [rest]
+    assert evaluate("payload.inner.n % 3", {"inner": {"n": number}}) == rest
+
+
+@pytest.mark.parametrize(("value", "kind"), [("%d", "text"), (None, "null"), ([7], "a list"), ({"n": 7}, "an object")])
+def test_what_is_no_number_has_no_rest_of_a_division(value: Any, kind: str) -> None:
+    with pytest.raises(TypeError, match=f"% needs numbers, not {kind}"):
+        evaluate("payload.n % 3", {"n": value})
+
+
+def test_a_division_by_a_literal_zero_has_no_rest() -> None:
+    with pytest.raises(ZeroDivisionError):
+        evaluate("payload.n % 0", {"n": 7})
+
+
 @pytest.mark.parametrize(
     ("text", "reason", "column"),
     [
