@@ -17,7 +17,7 @@ from event_streaming_bus.flows.marks import Counts
 from event_streaming_bus.flows.plan import Edge, Node
 from event_streaming_bus.flows.processors import flattens, kind_of
 from event_streaming_bus.flows.processors.map import MapLogic
-from event_streaming_bus.flows.rows import EventRows, Rows, select_events
+from event_streaming_bus.flows.rows import EventRows, Rows, picked, select_events
 from event_streaming_bus.models import ErrorHandlingStrategy, Event, ProcessorType, StreamInfo
 from event_streaming_bus.registry.service import SchemaGuard
 from event_streaming_bus.store.dead_letters import dead_letter
@@ -221,7 +221,7 @@ def _copies(node: Node, rows: Rows, mapped: Mapped | None, passed: Sequence[int]
     """The events at ``passed`` as outputs of the node, with what MAPs changed."""
     replaced: dict[str, Iterable[Any]] = {
         "event_id": rows.output_ids(node.origin, passed),
-        "causation_id": _picked(rows, "event_id", passed),
+        "causation_id": picked(rows.column("event_id"), passed),
         "schema_id": repeat(schema_id, len(passed)),
         "compression_type": repeat(None, len(passed)),
     }
@@ -232,11 +232,6 @@ def _copies(node: Node, rows: Rows, mapped: Mapped | None, passed: Sequence[int]
         if mapped.event_type is not None:
             replaced["event_type"] = repeat(mapped.event_type, len(passed))
     return select_events(rows, passed, replaced)
-
-
-def _picked(rows: Rows, name: str, indexes: Sequence[int]) -> Sequence[Any]:
-    values = rows.column(name)
-    return values if len(indexes) == rows.count else [values[i] for i in indexes]
 
 
 def _outcome(

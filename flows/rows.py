@@ -1,8 +1,8 @@
 """Events in columns, as processors see them: read from the log, or just made by other processors."""
 
 from collections.abc import Iterable, Sequence
-from itertools import chain, repeat
-from operator import itemgetter
+from itertools import repeat
+from operator import eq, itemgetter
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -62,7 +62,9 @@ class ChunkRows:
             if len(self._batches) == 1:
                 values = self._batches[0].column(name)
             else:
-                values = list(chain.from_iterable(batch.column(name) for batch in self._batches))
+                values = []
+                for batch in self._batches:
+                    values += batch.column(name)
             self._columns[name] = values
         return values
 
@@ -88,9 +90,8 @@ class ChunkRows:
         return enumerate(payloads), []
 
     def output_ids(self, origin: str, indexes: Sequence[int]) -> list[str]:
-        times_ms = self.column("timestamp_ms")
-        begin = self._begin
-        return ids.derived_ids(ids.EVENT, [times_ms[i] for i in indexes], [begin + i for i in indexes], origin, self._split)
+        times_ms, begin = picked(self.column("timestamp_ms"), indexes), self._begin
+        return ids.derived_ids(ids.EVENT, times_ms, [begin + i for i in indexes], origin, self._split)
 
     def place(self, index: int) -> dict[str, Any]:
         return {
@@ -153,8 +154,7 @@ def select_events(rows: Rows, indexes: Sequence[int], replaced: dict[str, Iterab
     values."""
     if not indexes:
         return []
-    everything = len(indexes) == rows.count and list(indexes) == list(range(rows.count))
-    pick = itemgetter(*indexes)
+    everything = _is_everything(rows, indexes)
     columns: list[Iterable[Any]] = []
     for name in _FIELDS:
         if name in replaced:
@@ -163,9 +163,19 @@ def select_events(rows: Rows, indexes: Sequence[int], replaced: dict[str, Iterab
         same, value = rows.constant(name)
         if same:
             columns.append(repeat(value, len(indexes)))
-        elif everything:
-            columns.append(rows.column(name))
         else:
-            values = pick(rows.column(name))
-            columns.append(values if len(indexes) > 1 else (values,))
+            columns.append(rows.column(name) if everything else picked(rows.column(name), indexes))
     return list(map(Event, *columns))
+
+
+def picked(values: Sequence[Any], indexes: Sequence[int]) -> Sequence[Any]:
+    """The values at ``indexes``."""
+    if len(indexes) < 2:
+        return [values[i] for i in indexes]
+    found: tuple[Any, ...] = itemgetter(*indexes)(values)
+    return found
+
+
+def _is_everything(rows: Rows, indexes: Sequence[int]) -> bool:
+    """Whether they are all the events in their order."""
+    return len(indexes) == rows.count and all(map(eq, indexes, range(rows.count)))
