@@ -24,7 +24,8 @@ Failure: TypeAlias = tuple[int, int, Exception]
 
 
 class Code:
-    """Lines of Python being written, and the constants they use. ``prologue`` runs once, before the loop."""
+    """Lines of Python being written, and the constants they use. ``prologue`` runs once, before the loop, when the collections
+    are there."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -157,10 +158,10 @@ def compile_tree(roots: Sequence[Edge]) -> Tree:
         kind.generate(node, f"{index_of[node.number]}", body, reading, below, edge.side)
 
     with body.block("def run(items, columns, future=()):"):
-        body.line("#columns")
         body.line("failures = []")
         for i, node in enumerate(nodes):
             body.line(f"o{i} = {kind_of(node.spec).collection_of(node.spec)}")
+        body.line("#columns")
         with body.block("for i, p in items:"):
             for root in roots:
                 generate(root, Reading("p", columns, fields))

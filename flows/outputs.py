@@ -23,6 +23,7 @@ from event_streaming_bus.registry.service import SchemaGuard
 from event_streaming_bus.store.dead_letters import dead_letter
 from event_streaming_bus.store.history_records import ACCEPTED, DEAD, FILTERED, PASSED, SKIPPED, EventError
 
+_encode: Final = msgspec.json.Encoder().encode
 _MAKES_SOME: Final = (ProcessorType.FILTER, ProcessorType.CUSTOM)
 
 
@@ -36,11 +37,26 @@ class Surroundings(msgspec.Struct, frozen=True):
     functions: Mapping[int, Calls] = {}
 
 
-class Mapped(msgspec.Struct, frozen=True):
-    """What MAPs have made of events so far, by index: payloads, keys (``None``: unchanged) and the event type (likewise)."""
+class _Made(msgspec.Struct, frozen=True):
+    """Values that a MAP made, in step with the indexes of the events they are for."""
 
-    payloads: dict[int, dict[str, Any]]
-    keys: dict[int, str | None] | None
+    indexes: Sequence[int]
+    values: Sequence[Any]
+
+    def at(self, indexes: Sequence[int]) -> Sequence[Any]:
+        """The values for these events."""
+        if indexes is self.indexes:
+            return self.values
+        found = dict(zip(self.indexes, self.values, strict=True))
+        return [found[i] for i in indexes]
+
+
+class Mapped(msgspec.Struct, frozen=True):
+    """What MAPs have made of events so far: payloads (JSON, or what becomes JSON), keys (``None``: unchanged) and the event
+    type (likewise)."""
+
+    payloads: _Made
+    keys: _Made | None
     event_type: str | None
 
 
@@ -123,7 +139,7 @@ def _make(node: Node, rows: Rows, collected: Any, mapped: Mapped | None, surroun
     if kind is ProcessorType.CUSTOM:
         return _call(node, rows, collected, surroundings)
     if not flattens(node.spec):
-        return _Making([index for index, _, _ in collected])
+        return _Making(collected[0])
     logic = node.spec.processing_logic
     assert isinstance(logic, MapLogic)  # noqa: S101 - only MAPs flatten
     origins = [index for index, _, _ in collected]
@@ -131,7 +147,7 @@ def _make(node: Node, rows: Rows, collected: Any, mapped: Mapped | None, surroun
     if logic.key is not None:
         replaced["key"] = [key for _, _, key in collected]
     elif mapped is not None and mapped.keys is not None:
-        replaced["key"] = [mapped.keys[i] for i in origins]
+        replaced["key"] = mapped.keys.at(origins)
     event_type = logic.event_type or (mapped.event_type if mapped else None)
     if event_type is not None:
         replaced["event_type"] = repeat(event_type, len(collected))
@@ -186,9 +202,10 @@ def _mapped(node: Node, collected: Any, before: Mapped | None) -> Mapped | None:
     logic = node.spec.processing_logic
     if not isinstance(logic, MapLogic) or flattens(node.spec):
         return before
-    keys = {i: key for i, _, key in collected} if logic.key is not None else before.keys if before else None
+    indexes, payloads, new_keys = collected
+    keys = _Made(indexes, new_keys) if logic.key is not None else before.keys if before else None
     event_type = logic.event_type or (before.event_type if before else None)
-    return Mapped({i: payload for i, payload, _ in collected}, keys, event_type)
+    return Mapped(_Made(indexes, payloads), keys, event_type)
 
 
 def _write(
@@ -226,9 +243,10 @@ def _copies(node: Node, rows: Rows, mapped: Mapped | None, passed: Sequence[int]
         "compression_type": repeat(None, len(passed)),
     }
     if mapped is not None:
-        replaced["data"] = [msgspec.json.encode(mapped.payloads[i]) for i in passed]
+        payloads = mapped.payloads.at(passed)
+        replaced["data"] = payloads if isinstance(payloads[0], bytes) else list(map(_encode, payloads))
         if mapped.keys is not None:
-            replaced["key"] = [mapped.keys[i] for i in passed]
+            replaced["key"] = mapped.keys.at(passed)
         if mapped.event_type is not None:
             replaced["event_type"] = repeat(mapped.event_type, len(passed))
     return select_events(rows, passed, replaced)

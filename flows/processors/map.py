@@ -5,6 +5,7 @@ payload (``mode: merge``) or from nothing (``replace``), keep only what ``select
 ``rename`` (all at once, so two names can be swapped), then set ``fields``. Expressions always see the original event.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
@@ -78,6 +79,8 @@ class MapLogic(msgspec.Struct, frozen=True, kw_only=True):
         return data
 
 
+_UNFIT_FOR_STRUCTS: Final = re.compile(r'["\\\x00-\x1f]')
+"""What msgspec does not take in the name of a struct's field."""
 _WORK: Final = ("fields", "select", "drop", "rename", "flatten")
 _PATHS: Final = list_of(dotted_path, least=1)
 _LOGIC: Final[Table] = {
@@ -150,23 +153,38 @@ def payload_paths(spec: "ProcessorSpec", side: int = 0) -> Iterator[FieldPath]:
 def generate(node: "Node", number: str, code: "Code", reading: "Reading", below: "Callable[[Reading], None]", side: int) -> None:
     """Write the lines of one MAP: the new payload, as a dict, is collected and handed on.
 
-    What is collected: ``(index, new payload, new key)``; the key is ``None`` if the MAP sets none.
+    What is collected: see ``collection_of``.
     """
     logic = _logic(node.spec)
     if logic.flatten is not None:
         _generate_flattening(logic, logic.flatten, number, code, reading)
         return
+    code.prologue.append(f"x{number}, d{number}, y{number} = o{number}")
     with code.block("try:"):
-        _write_payload(logic, number, code, reading)
+        if node.children:
+            _write_payload(logic, number, code, reading)
+        else:
+            _write_data(logic, number, code, reading)
     with code.block("except Exception as error:"):
         code.line(f"failures.append(({number}, i, error))")
     with code.block("else:"):
-        key = f"k{number}" if logic.key is not None else "None"
-        code.line(f"o{number}.append((i, m{number}, {key}))")
+        code.line(f"x{number}.append(i)")
+        code.line(f"d{number}.append(m{number})")
+        if logic.key is not None:
+            code.line(f"y{number}.append(k{number})")
         replaced = {"key": f"k{number}"} if logic.key is not None else {}
         if logic.event_type is not None:
             replaced["event_type"] = repr(logic.event_type)
         below(reading.of_mapped(f"m{number}", replaced))
+
+
+def collection_of(spec: "ProcessorSpec") -> str:
+    """The code of what is collected.
+
+    Three lists in step: the indexes, the new payloads (JSON bytes already where nothing reads on from the MAP), and the new keys
+    if the MAP sets them. With ``flatten``: tuples of an index, a payload, and a key that is null if the MAP sets none.
+    """
+    return "[]" if _logic(spec).flatten is not None else "([], [], [])"
 
 
 def _generate_flattening(logic: MapLogic, path: FieldPath, number: str, code: "Code", reading: "Reading") -> None:
@@ -183,6 +201,24 @@ def _generate_flattening(logic: MapLogic, path: FieldPath, number: str, code: "C
         code.line(f"o{number} += l{number}")
 
 
+def _write_data(logic: MapLogic, number: str, code: "Code", reading: "Reading") -> None:
+    """The lines that build the new payload as JSON bytes, and the new key if there is one.
+
+    Where its fields are known it is a struct on the way, which costs less than a dict.
+    """
+    encode = code.constant("_encode_payload", msgspec.json.Encoder().encode)
+    names = [path[0] for path, _ in logic.fields if len(path) == 1]
+    if logic.mode is MapMode.MERGE or len(names) < len(logic.fields) or any(map(_UNFIT_FOR_STRUCTS.search, names)):
+        _write_payload(logic, number, code, reading)
+        code.line(f"m{number} = {encode}(m{number})")
+        return
+    attributes = {f"f{i}": name for i, name in enumerate(names)}
+    payload_type = msgspec.defstruct("Payload", [(each, Any) for each in attributes], rename=attributes, gc=False)
+    values = ", ".join(reading.expression(value) for _, value in logic.fields)
+    code.line(f"m{number} = {encode}({code.constant(f'payload{number}', payload_type)}({values}))")
+    _write_key(logic, number, code, reading)
+
+
 def _write_payload(logic: MapLogic, number: str, code: "Code", reading: "Reading") -> None:
     """The lines that build the new payload, and the new key if there is one."""
     top = [(path, value) for path, value in logic.fields if len(path) == 1]
@@ -197,6 +233,10 @@ def _write_payload(logic: MapLogic, number: str, code: "Code", reading: "Reading
     code.line(f"m{number} = {{{', '.join(parts)}}}")
     for path, _ in deep:
         code.line(f"{code.constant('_set_path', set_path)}(m{number}, {path!r}, {texts[path]})")
+    _write_key(logic, number, code, reading)
+
+
+def _write_key(logic: MapLogic, number: str, code: "Code", reading: "Reading") -> None:
     if logic.key is not None:
         code.line(f"k{number} = {code.constant('_key_text', key_text)}({reading.expression(logic.key)})")
 

@@ -87,6 +87,12 @@ def test_a_filter_passes_events_on_as_they_were(bus: Bus) -> None:
     ("logic", "expected"),
     [
         ({"mode": "replace", "fields": {"y": "payload.a + 1", "deep.z": "payload.b.c"}}, {"y": 2, "deep": {"z": 7}}),
+        (
+            {"mode": "replace", "fields": {"z": "payload.b", "y": "null", "x": "[1, 'a']"}},
+            {"z": {"c": 7, "d": 8}, "y": None, "x": [1, "a"]},
+        ),
+        ({"mode": "replace", "fields": {'a "b"': "1", "c\\d": "2", "naïve": "3"}}, {'a "b"': 1, "c\\d": 2, "naïve": 3}),
+        ({"mode": "replace", "fields": {"y": "2 ** 100"}}, {"y": 1 << 100}),
         ({"fields": {"y": "payload.a + 1"}}, {"a": 1, "b": {"c": 7, "d": 8}, "k": "k", "y": 2}),
         ({"select": ["b.c", "k"]}, {"b": {"c": 7}, "k": "k"}),
         ({"drop": ["b.c", "k", "nothing"]}, {"a": 1, "b": {"d": 8}}),
@@ -107,6 +113,23 @@ def test_a_map_can_give_a_new_key_and_event_type(bus: Bus) -> None:
     publish(bus, "in", [{"n": 5, "k": "old"}])
     run(bus, plan)
     assert [(event.key, event.event_type) for event in read_all(bus, "out")] == [("5", "made")]
+
+
+def test_a_map_writes_the_same_whether_or_not_others_read_it(bus: Bus) -> None:
+    logic = {"mode": "replace", "fields": {"y": "payload.x * 0.5", "n": "payload.n", "t": "payload.t"}, "key": "payload.t"}
+    plan = plan_of(
+        bus,
+        processor("alone", "MAP", logic, target_stream_id="out"),
+        processor("read", "MAP", logic, target_stream_id="b"),
+        processor("later", "FILTER", {"filter_expression": "payload.y >= 1"}, source_stream_id="read", target_stream_id="c"),
+        streams=("in", "out", "b", "c"),
+    )
+    publish(bus, "in", [{"x": x, "t": f"t{x}é", "k": "k"} for x in range(4)])
+    run(bus, plan)
+    alone = [(event.data, event.key) for event in read_all(bus, "out")]
+    assert alone[2] == ('{"y":1.0,"n":null,"t":"t2é"}'.encode(), "t2é")
+    assert alone == [(event.data, event.key) for event in read_all(bus, "b")]
+    assert alone[2:] == [(event.data, event.key) for event in read_all(bus, "c")]
 
 
 def test_processors_joined_by_ports_run_without_a_stream_between(bus: Bus) -> None:
