@@ -18,6 +18,7 @@ import msgspec
 from event_streaming_bus.expressions import ENVELOPE_NAMES, NAMESPACE, Expression
 from event_streaming_bus.flows.plan import Edge, Node
 from event_streaming_bus.flows.processors import ends_tree, kind_of
+from event_streaming_bus.flows.values import can_name_fields
 
 Failure: TypeAlias = tuple[int, int, Exception]
 """(position of the node among the tree's nodes, index of the event, what was raised)"""
@@ -138,7 +139,7 @@ def compile_tree(roots: Sequence[Edge]) -> Tree:
     touched = _touched(roots)
     payload_type: Any = dict[str, Any]
     fields: dict[str, str] | None = None
-    if touched is not None:
+    if touched is not None and can_name_fields(touched):
         fields = {name: f"f{i}" for i, name in enumerate(sorted(touched))}
         payload_type = msgspec.defstruct(
             "Payload", [(field, Any, None) for field in fields.values()], rename={f: n for n, f in fields.items()}, gc=False

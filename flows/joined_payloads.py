@@ -9,6 +9,7 @@ from event_streaming_bus.flows.codegen import Code
 from event_streaming_bus.flows.folds.joins import JoinedPair
 from event_streaming_bus.flows.processors.join import JoinLogic
 from event_streaming_bus.flows.processors.map import set_path
+from event_streaming_bus.flows.values import can_name_fields
 
 PayloadMaker: TypeAlias = Callable[[Sequence[JoinedPair]], tuple[list[dict[str, Any]], list[tuple[int, Exception]]]]
 
@@ -119,7 +120,7 @@ def _generate_payload(code: Code, logic: JoinLogic, sides: dict[str, _Side]) -> 
 
 
 def _touched(logic: JoinLogic, side: str) -> set[str] | None:
-    """The top-level fields of a side's payload that are read; ``None`` if the whole of it is."""
+    """The top-level fields of a side's payload that are read; ``None`` if the whole of it is, or has to be."""
     paths: set[tuple[str, ...]] = set() if logic.fields else {(side,)}
 
     def note(path: tuple[str, ...]) -> str:
@@ -129,7 +130,8 @@ def _touched(logic: JoinLogic, side: str) -> set[str] | None:
     for _, value in logic.fields:
         value.source(note)
     own = [path[1:] for path in paths if path[0] == side]
-    return None if () in own else {path[0] for path in own}
+    fields = {path[0] for path in own if path}
+    return None if () in own or not can_name_fields(fields) else fields
 
 
 def _nested(value: str, rest: Sequence[str]) -> str:

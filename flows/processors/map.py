@@ -5,7 +5,6 @@ payload (``mode: merge``) or from nothing (``replace``), keep only what ``select
 ``rename`` (all at once, so two names can be swapped), then set ``fields``. Expressions always see the original event.
 """
 
-import re
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
@@ -29,7 +28,7 @@ from event_streaming_bus.flows.checker import (
     read_table,
     text,
 )
-from event_streaming_bus.flows.values import kind_of_value
+from event_streaming_bus.flows.values import can_name_fields, kind_of_value
 
 if TYPE_CHECKING:
     from event_streaming_bus.flows.codegen import Code, Reading
@@ -79,8 +78,6 @@ class MapLogic(msgspec.Struct, frozen=True, kw_only=True):
         return data
 
 
-_UNFIT_FOR_STRUCTS: Final = re.compile(r'["\\\x00-\x1f]')
-"""What msgspec does not take in the name of a struct's field."""
 _WORK: Final = ("fields", "select", "drop", "rename", "flatten")
 _PATHS: Final = list_of(dotted_path, least=1)
 _LOGIC: Final[Table] = {
@@ -208,7 +205,7 @@ def _write_data(logic: MapLogic, number: str, code: "Code", reading: "Reading") 
     """
     encode = code.constant("_encode_payload", msgspec.json.Encoder().encode)
     names = [path[0] for path, _ in logic.fields if len(path) == 1]
-    if logic.mode is MapMode.MERGE or len(names) < len(logic.fields) or any(map(_UNFIT_FOR_STRUCTS.search, names)):
+    if logic.mode is MapMode.MERGE or len(names) < len(logic.fields) or not can_name_fields(names):
         _write_payload(logic, number, code, reading)
         code.line(f"m{number} = {encode}(m{number})")
         return

@@ -132,6 +132,14 @@ def test_a_map_writes_the_same_whether_or_not_others_read_it(bus: Bus) -> None:
     assert alone[2:] == [(event.data, event.key) for event in read_all(bus, "c")]
 
 
+@pytest.mark.parametrize("name", ['a"b', "c\\\\d", "naïve", "a b"])
+def test_a_field_of_any_name_is_read(bus: Bus, name: str) -> None:
+    plan = plan_of(bus, processor("f", "FILTER", {"filter_expression": f"payload['{name}'] > 1"}, target_stream_id="out"))
+    publish(bus, "in", [{name.replace("\\\\", "\\"): x, "k": "k"} for x in range(4)])
+    run(bus, plan)
+    assert len(payloads(bus)) == 2
+
+
 def test_processors_joined_by_ports_run_without_a_stream_between(bus: Bus) -> None:
     plan = plan_of(
         bus,

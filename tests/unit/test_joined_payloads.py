@@ -42,6 +42,11 @@ def test_fields_are_made_of_both_payloads_and_their_times() -> None:
     assert made(of, pair(flight, {"place": "BER", "wind": {"knots": 12}})) == [{"flight": "LH1", "wind": 24, "age_ms": 10}]
 
 
+def test_a_field_may_have_any_name() -> None:
+    of = logic(wind="right['kn\"ots']", id="left.id")
+    assert made(of, pair({"id": 1}, {'kn"ots': 12}), pair({"id": 2}, None)) == [{"wind": 12, "id": 1}, {"wind": None, "id": 2}]
+
+
 def test_without_a_partner_its_fields_and_its_time_are_null() -> None:
     of = logic(wind="right.wind.knots", seen="right_timestamp", alone="right == null", nested="right.wind")
     assert made(of, pair({"id": 1}, None)) == [{"wind": None, "seen": None, "alone": True, "nested": None}]
