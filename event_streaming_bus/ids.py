@@ -29,6 +29,7 @@ RUN: Final = "run_"
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS: Final = tuple(a + b for a in _ALPHABET for b in _ALPHABET)
 _MAX_TIME_MS: Final = (1 << 48) - 1
+_HALF: Final = (1 << 40) - 1
 _BLOCK_BITS: Final = 70  # random bits of a block; the last 10 of the 80 count the ids within it
 
 
@@ -98,20 +99,46 @@ def new_id(prefix: str) -> str:
     return new_ids(prefix, 1)[0]
 
 
+def origin_text(*origin: object) -> str:
+    """What a thing was derived from, any values with a stable ``str``, as one text."""
+    return "\x1f".join(map(str, origin))
+
+
 def derived_id(prefix: str, time_ms: int, *origin: object) -> str:
     """The id of something made from ``origin`` (any values with a stable ``str``), ordered by ``time_ms``.
 
     Equal arguments give equal ids, in every process. A time outside 48 bits of milliseconds is clamped.
     """
-    d = xxhash.xxh3_128_intdigest("\x1f".join(map(str, origin)).encode())
-    time_ms = min(max(time_ms, 0), _MAX_TIME_MS)
+    return hashed_ids(prefix, (time_ms,), (origin_text(*origin),))[0]
+
+
+def hashed_ids(prefix: str, times_ms: Sequence[int], origin_texts: Sequence[str]) -> list[str]:
+    """As ``derived_id`` for many things, each with an ``origin_text`` of its own."""
     p = _PAIRS
-    # Written out, as this is called for every result of a flow: five pairs of digits for the time, eight for 80 bits of the hash.
-    return (
-        f"{prefix}{p[time_ms >> 40 & 1023]}{p[time_ms >> 30 & 1023]}{p[time_ms >> 20 & 1023]}{p[time_ms >> 10 & 1023]}"
-        f"{p[time_ms & 1023]}{p[d >> 70 & 1023]}{p[d >> 60 & 1023]}{p[d >> 50 & 1023]}{p[d >> 40 & 1023]}"
-        f"{p[d >> 30 & 1023]}{p[d >> 20 & 1023]}{p[d >> 10 & 1023]}{p[d & 1023]}"
-    )
+    digest = xxhash.xxh3_128_intdigest
+    ids: list[str] = []
+    add = ids.append
+    time_block, head = -1, ""
+    for time_ms, text in zip(_clamped(times_ms), origin_texts, strict=True):
+        if time_ms >> 10 != time_block:
+            time_block = time_ms >> 10
+            head = prefix + _encode(time_block, 8)
+        hashed = digest(text.encode())
+        # Written out, as this is done for every result of a flow: eight pairs of digits for 80 bits, in halves that are small
+        # numbers to Python.
+        high, low = hashed >> 40 & _HALF, hashed & _HALF
+        add(
+            f"{head}{p[time_ms & 1023]}{p[high >> 30]}{p[high >> 20 & 1023]}{p[high >> 10 & 1023]}{p[high & 1023]}"
+            f"{p[low >> 30]}{p[low >> 20 & 1023]}{p[low >> 10 & 1023]}{p[low & 1023]}"
+        )
+    return ids
+
+
+def _clamped(times_ms: Sequence[int]) -> Sequence[int]:
+    """The times, those outside 48 bits of milliseconds moved to the ends."""
+    if times_ms and (min(times_ms) < 0 or max(times_ms) > _MAX_TIME_MS):
+        return [min(max(time_ms, 0), _MAX_TIME_MS) for time_ms in times_ms]
+    return times_ms
 
 
 def derived_ids(prefix: str, times_ms: Sequence[int], offsets: Sequence[int], *origin: object) -> list[str]:
@@ -119,16 +146,14 @@ def derived_ids(prefix: str, times_ms: Sequence[int], offsets: Sequence[int], *o
 
     The 80 bits are 40 of the origin's hash and the offset.
     """
-    base = _encode(xxhash.xxh3_64_intdigest("\x1f".join(map(str, origin)).encode()) >> 24, 8)
-    if times_ms and (min(times_ms) < 0 or max(times_ms) > _MAX_TIME_MS):
-        times_ms = [min(max(time_ms, 0), _MAX_TIME_MS) for time_ms in times_ms]
+    base = _encode(xxhash.xxh3_64_intdigest(origin_text(*origin).encode()) >> 24, 8)
     p = _PAIRS
     ids: list[str] = []
     add = ids.append
     # Neighbours have most of their digits in common: all but the last pair stay for 1024 milliseconds, and for 1024 offsets.
     time_block, head = -1, ""
     offset_block, middle = -1, ""
-    for time_ms, offset in zip(times_ms, offsets, strict=True):
+    for time_ms, offset in zip(_clamped(times_ms), offsets, strict=True):
         if time_ms >> 10 != time_block:
             time_block = time_ms >> 10
             head = prefix + _encode(time_block, 8)

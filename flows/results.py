@@ -91,8 +91,13 @@ class ResultMaker:
             metadata={**(event.metadata or {}), "late": missed},
         )
 
-    def _id(self, result: Result, *more: object) -> str:
-        return ids.derived_id(ids.EVENT, result.timestamp_ms, self._node.origin, *result.identity, result.key, *more)
+    def _ids(self, results: Sequence[Result], more: Sequence[tuple[object, ...]] = ()) -> list[str]:
+        origin, keys = self._node.origin, {key: str(key) for key in {result.key for result in results}}
+        texts = [
+            ids.origin_text(origin, *result.identity, keys[result.key], *others)
+            for result, others in zip(results, more or repeat(()), strict=bool(more))
+        ]
+        return ids.hashed_ids(ids.EVENT, [result.timestamp_ms for result in results], texts)
 
     def _event(self, result: Result, data: bytes, *more: object) -> Event:
         return self._events([result], [data], [more])[0]
@@ -101,9 +106,8 @@ class ResultMaker:
         self, results: Sequence[Result], payloads: Sequence[bytes], more: Sequence[tuple[object, ...]] = ()
     ) -> list[Event]:
         """The events of results with these payloads; built column by column, since there may be many."""
-        event_ids = map(self._id, results) if not more else (self._id(r, *m) for r, m in zip(results, more, strict=True))
         columns: dict[str, Iterable[Any]] = {
-            "event_id": event_ids,
+            "event_id": self._ids(results, more),
             "event_type": repeat(self._node.name),
             "timestamp_ms": [result.timestamp_ms for result in results],
             "data": payloads,
@@ -199,12 +203,12 @@ class ResultMaker:
         return [
             msgspec.structs.replace(
                 each.value,
-                event_id=self._id(each),
+                event_id=event_id,
                 causation_id=each.value.event_id,
                 schema_id=self._schema_id,
                 compression_type=None,
             )
-            for each in results
+            for each, event_id in zip(results, self._ids(results), strict=True)
         ], []
 
 

@@ -129,7 +129,9 @@ class EventRows:
             return decode_one_by_one([event.data for event in self.events], decoder)
 
     def output_ids(self, origin: str, indexes: Sequence[int]) -> list[str]:
-        return [ids.derived_id(ids.EVENT, self.events[i].timestamp_ms, origin, self.events[i].event_id) for i in indexes]
+        events = [self.events[i] for i in indexes]
+        texts = [ids.origin_text(origin, event.event_id) for event in events]
+        return ids.hashed_ids(ids.EVENT, [event.timestamp_ms for event in events], texts)
 
     def place(self, index: int) -> dict[str, Any]:
         return {}

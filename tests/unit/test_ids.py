@@ -123,6 +123,19 @@ def test_an_offset_that_an_id_cannot_hold_is_refused() -> None:
         ids.derived_ids("evt_", [0], [1 << 40], "bids")
 
 
+def test_derived_ids_stay_as_they_were_in_logs_written_before() -> None:
+    assert ids.derived_id("evt_", 1_700_000_000_123, "sums", 1, b'["a"]', None) == "evt_01HF7YAT3VJAMCVWW7Z1FXHQ3B"
+    assert ids.derived_id("evt_", -1, "é", 2.5) == "evt_0000000000FJM7DKC8DSM94V7C"
+
+
+@given(st.lists(st.tuples(st.integers(-5000, 1 << 49), st.text(), st.integers()), max_size=20))
+def test_many_ids_are_those_of_one_after_the_other(made_of: list[tuple[int, str, int]]) -> None:
+    texts = [ids.origin_text(name, number) for _, name, number in made_of]
+    assert ids.hashed_ids("evt_", [time_ms for time_ms, _, _ in made_of], texts) == [
+        ids.derived_id("evt_", time_ms, name, number) for time_ms, name, number in made_of
+    ]
+
+
 @given(st.integers(0, MAX_TIME_MS), st.integers(0, MAX_TIME_MS))
 def test_derived_ids_sort_by_time(a_ms: int, b_ms: int) -> None:
     a, b = ids.derived_id("evt_", a_ms, "x"), ids.derived_id("evt_", b_ms, "x")
