@@ -16,6 +16,7 @@ import pytest
 
 from event_streaming_bus.bus import open_bus
 from event_streaming_bus.models import InvalidEventPolicy, StreamConfig
+from event_streaming_bus.testing import read_all
 
 ESB = Path(sys.executable).with_name("esb")
 
@@ -216,6 +217,105 @@ def test_a_processor_lives_its_life(http: httpx.Client) -> None:
     assert processor_id in [p["processor_id"] for p in made(http.get("/api/v1/stream-processors"))["processors"]]
     made(http.delete(here))
     refused(http.get(f"{here}/metrics"), 404)
+
+
+_SHORT_WINDOW = {"window_type": "tumbling", "window_size_ms": 100, "close_when_idle_ms": 50}
+_STATEFUL = {
+    "join": (
+        {
+            "processor_type": "JOIN",
+            "processing_logic": {"join_stream_id": "api-rows", "on": ["k"], "lookup": True, "fields": {"name": "right.name"}},
+        },
+        (5, 4, 1),
+        [{"name": "Ada"}, {"name": "Bob"}],
+    ),
+    "window": (
+        {
+            "processor_type": "WINDOW",
+            "processing_logic": {"group_by": ["k"], "output": "events"},
+            "window_config": _SHORT_WINDOW,
+        },
+        (3, 3, 0),
+        [{"k": "a"}, {"k": "b"}, {"k": "c"}],
+    ),
+    "deduplicate": (
+        {"processor_type": "DEDUPLICATE", "processing_logic": {"deduplicate_by": ["kind"], "within_ms": 60_000}},
+        (3, 1, 2),
+        [{"k": "a"}],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", _STATEFUL)
+def test_processors_with_state_are_run_measured_and_stopped(http: httpx.Client, kind: str) -> None:
+    changes, counted, expected = _STATEFUL[kind]
+    source, target = f"api-{kind}-in", f"api-{kind}-out"
+    for name in (source, "api-rows", target):
+        made(http.post("/api/v1/streams", json={"name": name}))
+    now_ms = time.time_ns() // 1_000_000
+    if kind == "join":
+        for n, (k, name) in enumerate((("a", "Ada"), ("b", "Bob"))):
+            post(http, "api-rows", {"k": k, "name": name}, now_ms - 1000 + n)
+    for n, k in enumerate("abc"):
+        post(http, source, {"k": k, "kind": "same"}, now_ms + n)
+    config = {"processor_name": f"api_{kind}", "source_stream_id": source, "target_stream_id": target} | changes
+    here = f"/api/v1/stream-processors/{made(http.post('/api/v1/stream-processors', json=config))['processor_id']}"
+    made(http.post(f"{here}/start"))
+    deadline = time.monotonic() + 60
+    while (metrics := made(http.get(f"{here}/metrics")))["events_processed"] < counted[0] or metrics["events_in_state"]:
+        assert time.monotonic() < deadline, (metrics, made(http.get(f"{here}/logs")))
+        time.sleep(0.1)
+    made(http.post(f"{here}/stop"))
+    assert (made(http.get(here))["status"], metrics["error_count"], metrics["events_late"]) == ("STOPPED", 0, 0)
+    assert (metrics["events_processed"], metrics["events_passed"], metrics["events_filtered"]) == counted
+    question = f"SELECT payload FROM events WHERE stream = '{target}'"
+    found = [json.loads(row[0]) for row in made(http.post("/api/v1/history/query", json={"sql": question}))["rows"]]
+    assert sorted(({name: p[name] for name in expected[0]} for p in found), key=str) == expected
+
+
+def post(http: httpx.Client, stream: str, payload: dict[str, Any], at_ms: int) -> None:
+    body = {"event_type": "t", "stream_id": stream, "payload": payload, "key": payload["k"], "timestamp": at_ms}
+    made(http.post("/api/v1/events", json=body))
+
+
+def test_a_function_is_called_only_where_the_server_allows_its_module(
+    tmp_path: Path, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_doubles.py").write_text("def double(event):\n    return {'x': event.payload['x'] * 2}\n")
+    config = {
+        "processor_name": "double",
+        "processor_type": "CUSTOM",
+        "source_stream_id": "api-x",
+        "target_stream_id": "api-xx",
+        "processing_logic": {"function": "my_doubles:double"},
+    }
+    for name in ("api-x", "api-xx"):
+        made(http.post("/api/v1/streams", json={"name": name}))
+    told = refused(http.post("/api/v1/stream-processors", json=config), 422)["detail"]
+    assert "processor.processing_logic.function: the module my_doubles is not allowed" in told
+    assert "double" not in [p["processor_name"] for p in made(http.get("/api/v1/stream-processors"))["processors"]]
+
+    monkeypatch.chdir(tmp_path)
+    process = start(tmp_path / "data", "--port", "0", "--allow-module", "my_doubles")
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("serving ")
+        url = json.loads((tmp_path / "data" / "serve.json").read_text())["url"]
+        with httpx.Client(base_url=url, timeout=30) as allowing:
+            for name in ("api-x", "api-xx"):
+                made(allowing.post("/api/v1/streams", json={"name": name}))
+            processor_id = made(allowing.post("/api/v1/stream-processors", json=config))["processor_id"]
+            made(allowing.post("/api/v1/events", json={"event_type": "t", "stream_id": "api-x", "payload": {"x": 4}}))
+            made(allowing.post(f"/api/v1/stream-processors/{processor_id}/start"))
+            deadline = time.monotonic() + 60
+            while made(allowing.get("/api/v1/streams/api-xx"))["events"] < 1:
+                assert time.monotonic() < deadline, made(allowing.get(f"/api/v1/stream-processors/{processor_id}/logs"))
+                time.sleep(0.1)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    with open_bus(tmp_path / "data") as bus:
+        assert [event.payload for event in read_all(bus, "api-xx")] == [{"x": 8}]
 
 
 @pytest.mark.parametrize(

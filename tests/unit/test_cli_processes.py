@@ -151,6 +151,27 @@ def test_a_flow_runs_to_the_end_and_tells_each_processors_counts(first_run: tupl
     ]
 
 
+CUSTOM_FLOW = """
+streams: [{name: halves}]
+processors:
+  - {processor_name: halve, processor_type: CUSTOM, source_stream_id: orders, target_stream_id: halves, parallelism: 2,
+     processing_logic: {function: "my_halves:halve", params: {by: 2}}}
+"""
+
+
+def test_functions_of_the_working_folder_are_called_by_workers_once_their_module_is_allowed(numbers: Esb) -> None:
+    Path("my_halves.py").write_text("def halve(event, by):\n    return {'n': event.payload['n'] / by}\n")
+    Path("custom.yaml").write_text(CUSTOM_FLOW)
+    refused = numbers("run", "custom.yaml", "--until-end")
+    assert refused.returncode != 0
+    assert "processors[0].processing_logic.function: the module my_halves is not allowed" in refused.stderr
+    (counts,) = lines(
+        numbers("run", "custom.yaml", "--until-end", "--json", "--allow-module", "other", "--allow-module", "my_halves")
+    )
+    assert (counts["events_in"], counts["events_passed"], counts["events_dead"]) == (200, 200, 0)
+    assert sorted(payload["n"] for payload in payloads("halves")) == [n / 2 for n in range(200)]
+
+
 def test_a_run_is_recorded_with_how_it_ended(ran: Esb) -> None:
     runs = lines(ran("sql", "select processor_name, status, events_in from processor_runs order by 1", "--json"))
     assert runs == [

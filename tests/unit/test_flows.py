@@ -265,6 +265,40 @@ def test_the_last_window_of_a_live_stream_closes_by_the_clock_and_stopping_close
     assert metrics(bus, plan)["long"].in_state == 2
 
 
+def test_the_chain_behind_the_last_session_of_a_live_stream_closes_by_the_clock(bus: Bus) -> None:
+    session = {"window_type": "session", "gap_ms": 100, "close_when_idle_ms": 50}
+    logic = {"aggregation_function": "count", "group_by": ["k"]}
+    plan = plan_of(
+        bus,
+        processor("visit", "AGGREGATE", logic, window_config=session),
+        processor("long", "FILTER", {"filter_expression": "payload.count > 1"}, source_stream_id="visit"),
+        processor(
+            "visits",
+            "AGGREGATE",
+            {"aggregation_function": "sum", "aggregation_field": "count"},
+            source_stream_id="long",
+            target_stream_id="out",
+            window={"window_size_ms": 500, "close_when_idle_ms": 50},
+        ),
+    )
+    stop = threading.Event()
+    running = threading.Thread(target=lambda: run_main(build(plan, bus.storage, stopping=stop.is_set)))
+    running.start()
+    try:
+        now_ms = time.time_ns() // 1_000_000
+        publish(bus, "in", [(now_ms, {"k": "a"}), (now_ms + 1, {"k": "a"}), (now_ms + 1, {"k": "b"})])
+        deadline = time.monotonic() + 30
+        while not payloads(bus):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        stop.set()
+        running.join()
+    assert [p["sum_count"] for p in payloads(bus)] == [2]
+    counted = metrics(bus, plan)
+    assert [(counted[n].events_in, counted[n].in_state) for n in ("visit", "long", "visits")] == [(3, 0), (2, 0), (1, 0)]
+
+
 def test_running_again_processes_only_what_is_new(bus: Bus) -> None:
     plan = plan_of(
         bus,
