@@ -219,7 +219,7 @@ def test_a_processor_lives_its_life(http: httpx.Client) -> None:
     refused(http.get(f"{here}/metrics"), 404)
 
 
-_SHORT_WINDOW = {"window_type": "tumbling", "window_size_ms": 100, "close_when_idle_ms": 50}
+_SHORT_WINDOW = {"window_type": "tumbling", "window_size_ms": 2000, "close_when_idle_ms": 50}
 _STATEFUL = {
     "join": (
         {

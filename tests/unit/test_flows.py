@@ -266,7 +266,7 @@ def test_the_last_window_of_a_live_stream_closes_by_the_clock_and_stopping_close
 
 
 def test_the_chain_behind_the_last_session_of_a_live_stream_closes_by_the_clock(bus: Bus) -> None:
-    session = {"window_type": "session", "gap_ms": 100, "close_when_idle_ms": 50}
+    session = {"window_type": "session", "gap_ms": 300, "close_when_idle_ms": 50}
     logic = {"aggregation_function": "count", "group_by": ["k"]}
     plan = plan_of(
         bus,
@@ -278,7 +278,7 @@ def test_the_chain_behind_the_last_session_of_a_live_stream_closes_by_the_clock(
             {"aggregation_function": "sum", "aggregation_field": "count"},
             source_stream_id="long",
             target_stream_id="out",
-            window={"window_size_ms": 500, "close_when_idle_ms": 50},
+            window={"window_size_ms": 1000, "close_when_idle_ms": 50},
         ),
     )
     stop = threading.Event()
