@@ -10,6 +10,10 @@ restart finds the same events late (docs/decisions/0003-lateness-by-split.md). A
 whole flow is late as well: a split that was read to its end held nobody back. Such a case is noted in the mark, so that after a
 crash the same events are late again.
 
+Results of other processors come in step with their horizons, and so are never late, with one exception: where all was closed at
+the end of a run, what others give out in the next run may lie before that end. It comes before the horizon has moved on from
+there, and is counted as late when the horizon does.
+
 Results come out in the order of the horizons at which they are due, whatever the processor does. So one number, the horizon up to
 which results have been written, makes output exactly once. After a crash the state of the last snapshot takes the same events
 again, and what it gives out once more up to that horizon is left out of the log; processors that read on from here, whose
@@ -32,7 +36,7 @@ from event_streaming_bus.flows.items import Closed, KeyGroupMessage, LateEvents,
 from event_streaming_bus.flows.marks import Note, WindowMark
 from event_streaming_bus.flows.states import KeyedState
 
-SNAPSHOT_FORMAT: Final = 1
+SNAPSHOT_FORMAT: Final = 2
 """Changes with what snapshots hold, so that an old one is never misread."""
 
 # A snapshot is taken every second or so, and a run resumes from the last one that is complete. Notes are kept for much longer.
@@ -73,11 +77,13 @@ class KeyGroup(StatefulBatchLogic[KeyGroupMessage, Closed, bytes]):
         self._mark: WindowMark | None = None
         self._written_ms = _BEFORE_ALL
         self._closed_ms = _BEFORE_ALL
+        self._behind = 0
+        """Results of others that came behind ``_closed_ms``, to be counted as late when the horizon passes it."""
         self._closings: deque[int] = deque()
         self._snapshots: deque[tuple[float, dict[str, int]]] = deque()
         self._resumed: dict[str, int] = {}
         if resume is not None:
-            clock, saved, self._horizon_ms, self._closed_ms = _opened(resume)
+            clock, saved, self._horizon_ms, self._closed_ms, self._behind = _opened(resume)
             self._clock.load(clock)
             self._resumed = dict(self._clock.positions)
             self._state.load(saved)
@@ -96,8 +102,8 @@ class KeyGroup(StatefulBatchLogic[KeyGroupMessage, Closed, bytes]):
     def snapshot(self) -> bytes:
         if self._mark is not None and self._mark.notes:
             self._forget_notes(self._mark)
-        saved = (SNAPSHOT_FORMAT, self._clock.save(), self._state.save(), self._horizon_ms, self._closed_ms)
-        return pickle.dumps(saved, pickle.HIGHEST_PROTOCOL)
+        place = (self._horizon_ms, self._closed_ms, self._behind)
+        return pickle.dumps((SNAPSHOT_FORMAT, self._clock.save(), self._state.save(), *place), pickle.HIGHEST_PROTOCOL)
 
     def _recall(self, key_group: str) -> WindowMark:
         """What the log says has been written already."""
@@ -112,8 +118,9 @@ class KeyGroup(StatefulBatchLogic[KeyGroupMessage, Closed, bytes]):
     def _take(self, message: KeyGroupMessage, mark: WindowMark) -> list[LateEvents]:
         """Take the events of a message; returns the late ones that have not been told of before."""
         split = message.progress.split
-        if split is None:  # results of others: none of them is late
-            self._state.take(message, None)
+        if split is None:
+            _, lost = self._state.take(message, None if self._closed_ms == _BEFORE_ALL else self._closed_ms)
+            self._behind += lost
             return []
         known = message.end <= mark.cut.get(split, 0)
         floor_ms = self._floor(message, split, mark, known)
@@ -157,7 +164,7 @@ class KeyGroup(StatefulBatchLogic[KeyGroupMessage, Closed, bytes]):
             again += self._repeat(FOREVER)
             results += self._close(mark, tally)
         told_ms = FOREVER if finished else self._horizon_ms
-        counted = tally.released or tally.filtered or tally.dead or tally.skipped
+        counted = tally.released or tally.filtered or tally.dead or tally.skipped or tally.late
         to_write = bool(results or late or counted)
         if not (to_write or again) and not (self._settings.feeds and told_ms is not None and told_ms != self._told_ms):
             return None
@@ -172,7 +179,13 @@ class KeyGroup(StatefulBatchLogic[KeyGroupMessage, Closed, bytes]):
         again = self._repeat(horizon_ms)
         if self._written_ms != _BEFORE_ALL:
             return again, []
+        if horizon_ms > self._closed_ms:
+            self._count_behind(tally)
         return again, self._state.advance(horizon_ms, tally)
+
+    def _count_behind(self, tally: Tally) -> None:
+        tally.late += self._behind
+        self._behind = 0
 
     def _repeat(self, horizon_ms: int) -> list[Result]:
         """The results by the horizon that were written before; all was closed where it was closed then."""
@@ -181,8 +194,11 @@ class KeyGroup(StatefulBatchLogic[KeyGroupMessage, Closed, bytes]):
             return []
         again: list[Result] = []
         while self._closings and self._closings[0] <= min(horizon_ms, written_ms):
+            self._count_behind(Tally())
             self._closed_ms = self._closings.popleft()
             again += self._state.close(self._closed_ms, Tally())[0]
+        if min(horizon_ms, written_ms) > self._closed_ms:
+            self._count_behind(Tally())
         again += self._state.advance(min(horizon_ms, written_ms), Tally())
         if horizon_ms > written_ms:
             self._written_ms = _BEFORE_ALL
@@ -190,9 +206,10 @@ class KeyGroup(StatefulBatchLogic[KeyGroupMessage, Closed, bytes]):
 
     def _close(self, mark: WindowMark, tally: Tally) -> list[Result]:
         """Close everything. Were this not noted, what no horizon was due for would be counted once more after a crash."""
-        before = tally.released, tally.filtered, tally.dead, tally.skipped
+        before = tally.released, tally.filtered, tally.dead, tally.skipped, tally.late
+        self._count_behind(tally)
         results, end_ms = self._state.close(FOREVER, tally)
-        if results or (tally.released, tally.filtered, tally.dead, tally.skipped) != before:
+        if results or (tally.released, tally.filtered, tally.dead, tally.skipped, tally.late) != before:
             due_ms = results[-1].at_ms if results else _BEFORE_ALL
             horizon_ms = _BEFORE_ALL if self._horizon_ms is None else self._horizon_ms
             self._horizon_ms = self._closed_ms = max(end_ms, due_ms, horizon_ms, self._closed_ms + 1)
@@ -207,6 +224,7 @@ class KeyGroup(StatefulBatchLogic[KeyGroupMessage, Closed, bytes]):
         # A split that is read again after a crash may still be behind what was written of it: the cut never goes back.
         cut = mark.cut
         mark.cut = {s: max(at, cut.get(s, 0)) for s, at in self._clock.positions.items() if at or s in cut}
+        mark.late += tally.late
         mark.released += tally.released
         mark.filtered += tally.filtered
         mark.dead += tally.dead
@@ -224,7 +242,7 @@ class KeyGroup(StatefulBatchLogic[KeyGroupMessage, Closed, bytes]):
             mark.notes = [note for note in mark.notes if note.end > positions.get(note.split, 0)]
 
 
-def _opened(snapshot: bytes) -> tuple[Any, Any, int | None, int]:
+def _opened(snapshot: bytes) -> tuple[Any, Any, int | None, int, int]:
     """What a snapshot holds. Raises ``UnsupportedFormatError`` for one of another version, whose state cannot be read."""
     saved = pickle.loads(snapshot)  # noqa: S301 - our own snapshot
     if saved[0] != SNAPSHOT_FORMAT:
@@ -232,5 +250,5 @@ def _opened(snapshot: bytes) -> tuple[Any, Any, int | None, int]:
             "The flow's state was written by another version of the bus and cannot be read by this one; esb run --from-start "
             "begins the flow anew, and writes all of its output again."
         )
-    _, clock, state, horizon_ms, closed_ms = saved
-    return clock, state, horizon_ms, closed_ms
+    _, clock, state, horizon_ms, closed_ms, behind = saved
+    return clock, state, horizon_ms, closed_ms, behind

@@ -56,13 +56,15 @@ class Tally(msgspec.Struct):
     """What became of the events that a fold was handed. Events held = taken - released - filtered - dead.
 
     ``released``: done with, part of some result. ``filtered``: done with, part of none (a duplicate, say). ``dead``: the
-    processor failed on them; ``failures`` has each, for the dead letter.
+    processor failed on them; ``failures`` has each, for the dead letter. ``late``: results of others that were never handed to
+    it, for they came after all had been closed at the end of an earlier run.
     """
 
     released: int = 0
     filtered: int = 0
     dead: int = 0
     skipped: int = 0
+    late: int = 0
     failures: list["Failure"] = []
 
 

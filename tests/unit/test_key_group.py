@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -485,6 +486,45 @@ def test_others_that_had_given_out_all_may_give_out_more_in_the_next_run() -> No
     assert second.closed == [(20, 1)]
 
 
+def closed_at_the_end() -> tuple[Group, bytes]:
+    """A group that reads others and whose window up to 10 was closed at the end of a run, and its snapshot."""
+    group = Group((), upstream=("x",))
+    group.results_of_others(3, x=FOREVER)
+    assert group.closed == [(10, 1)]
+    return group, group.logic.snapshot()
+
+
+def test_results_of_others_before_the_end_of_what_was_closed_at_the_end_are_late() -> None:
+    first, snapshot = closed_at_the_end()
+    second = Group((), upstream=("x",), mark=deepcopy(first.mark), resume=snapshot)
+    second.results_of_others(4, 5, 12, x=9)
+    assert second.mark is None  # nothing is due yet
+    second.results_of_others(x=FOREVER)
+    assert second.mark is not None
+    assert (second.closed, second.mark.late, second.mark.released) == ([(20, 1)], 2, 2)
+
+
+@pytest.mark.parametrize("horizon_ms", [40, FOREVER], ids=["as time goes on", "at the end"])
+def test_results_of_others_that_came_too_late_are_counted_once_whatever_the_crash(horizon_ms: int) -> None:
+    first, snapshot = closed_at_the_end()
+    second = Group((), upstream=("x",), mark=deepcopy(first.mark), resume=snapshot)
+    second.results_of_others(4, x=9)
+    between = second.logic.snapshot()
+    second.results_of_others(x=horizon_ms)
+    assert second.mark is not None
+    assert second.mark.late == 1
+    for resume, written, counted_anew in ((snapshot, second.mark, 0), (between, second.mark, 0), (between, first.mark, 1)):
+        again = Group((), upstream=("x",), mark=deepcopy(written), resume=resume)
+        again.results_of_others(*([4] if resume is snapshot else []), x=9)
+        again.results_of_others(x=horizon_ms)
+        assert (again.mark is not None) == bool(counted_anew)
+        mark = deepcopy(again.mark or second.mark)
+        third = Group((), upstream=("x",), mark=mark, resume=again.logic.snapshot())
+        third.results_of_others(52, x=FOREVER)
+        assert third.mark is not None
+        assert (third.closed, third.mark.late, third.mark.released) == ([(60, 1)], 1, 2)
+
+
 def test_those_that_read_on_are_told_of_the_horizon_whenever_it_moves() -> None:
     group = Group(feeds=True)
     group.ends(a=9)
@@ -511,6 +551,6 @@ def test_a_group_that_nobody_reads_gives_out_nothing_while_nothing_is_due() -> N
 
 
 def test_a_snapshot_of_another_version_is_told() -> None:
-    snapshot = pickle.dumps((0, (), (), None, 0))
+    snapshot = pickle.dumps((1, (), (), None, 0))
     with pytest.raises(UnsupportedFormatError, match="another version of the bus"):
         Group(resume=snapshot)
