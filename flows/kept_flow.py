@@ -4,7 +4,7 @@ import msgspec
 
 from event_streaming_bus.errors import FlowError
 from event_streaming_bus.flows.marks import stage_owner
-from event_streaming_bus.flows.plan_diff import MADE_ANEW, NOTHING_ALLOWED, Allowed, check_state, diff
+from event_streaming_bus.flows.plan_diff import MADE_ANEW, Allowed, check_state
 from event_streaming_bus.flows.recovery import forget, forget_processor, no_workers
 from event_streaming_bus.flows.spec import FlowSpec, parse_flow
 from event_streaming_bus.store.catalog import ProcessorRecord
@@ -30,20 +30,16 @@ def kept_flow(storage: Storage, tenant_id: str, flow: str) -> FlowSpec | None:
         ) from error
 
 
-def check_kept_state(spec: FlowSpec, storage: Storage, allowed: Allowed = NOTHING_ALLOWED) -> None:
-    """Raise ``FlowError`` if running ``spec`` would drop or misread the state that the flow has, without leave.
-
-    It must be called before the processors of ``spec`` are entered in the catalog.
-    """
-    if not allowed.anything:
-        check_state(kept_flow(storage, spec.tenant_id, spec.name), spec, allowed)
-
-
 def starts_anew(spec: FlowSpec, storage: Storage, allowed: Allowed) -> bool:
-    """Whether the flow has to begin from the start, and may. Raises what ``check_kept_state`` raises."""
-    check_kept_state(spec, storage, allowed)
-    old = None if allowed.anything else kept_flow(storage, spec.tenant_id, spec.name)
-    return allowed.anything or (old is not None and any(step.verdict in MADE_ANEW for step in diff(old, spec)))
+    """Whether the flow has to begin from the start, and may.
+
+    Raises ``FlowError`` if running ``spec`` would drop or misread the state that the flow has, without leave. It must be called
+    before the processors of ``spec`` are entered in the catalog.
+    """
+    if allowed.anything:
+        return True
+    steps = check_state(kept_flow(storage, spec.tenant_id, spec.name), spec, allowed)
+    return any(step.verdict in MADE_ANEW for step in steps)
 
 
 def settle_kept_flow(spec: FlowSpec, storage: Storage, *, anew: bool) -> None:

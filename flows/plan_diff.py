@@ -75,14 +75,17 @@ def refused(steps: Iterable[Step], allowed: Allowed) -> list[Step]:
     ]
 
 
-def check_state(old: FlowSpec | None, new: FlowSpec, allowed: Allowed = NOTHING_ALLOWED) -> None:
-    """Raise ``FlowError`` if running ``new`` on what ``old`` left would drop or misread state without leave; it says what can be
-    done. ``old``: the flow as it last ran, None if it never did."""
+def check_state(old: FlowSpec | None, new: FlowSpec, allowed: Allowed = NOTHING_ALLOWED) -> list[Step]:
+    """The steps from ``old``, the flow as it last ran, to ``new``; none if it never did (``None``).
+
+    Raises ``FlowError`` if running ``new`` on what ``old`` left would drop or misread state without leave; it says what can be
+    done.
+    """
     steps = [] if old is None else diff(old, new)
     _check_names(steps, new, allowed)
     found = refused(steps, allowed)
     if not found:
-        return
+        return steps
     told = [f"  {step.name}: {step.verdict}: {'; '.join(step.reasons)}\n    {_way_out(step)}" for step in found]
     raise FlowError(
         f"The flow {new.name} has changed, and would not go on with the state that it has:\n" + "\n".join(told),
