@@ -11,7 +11,7 @@ from event_streaming_bus.errors import BusError, InvalidInputError
 from event_streaming_bus.flows.differences import MAX_TOLD, event_differences, told
 from event_streaming_bus.flows.flow_tests import ExpectedEvent, FlowTest, GivenEvent
 from event_streaming_bus.flows.spec import FlowSpec, load_flow
-from event_streaming_bus.flows.trial import DeadEvent, TrialResult, streams_of, trial
+from event_streaming_bus.flows.trial import DeadEvent, TrialResult, trial
 from event_streaming_bus.models import Event, EventConfig
 from event_streaming_bus.publishing import EventPublishingService
 
@@ -51,7 +51,7 @@ def run_flow(flow: FlowSpec | str | os.PathLike[str], given: Mapping[str, Sequen
     ``InvalidInputError`` for a stream that the flow does not have.
     """
     spec = _without_pauses(flow if isinstance(flow, FlowSpec) else load_flow(Path(flow)))
-    streams = streams_of(spec)
+    streams = spec.streams_used()
     for stream in given:
         if stream not in streams:
             raise InvalidInputError(f"given.{stream}: the flow has no such stream; it has {', '.join(streams)}")

@@ -3,6 +3,7 @@
 import msgspec
 
 from event_streaming_bus.errors import ConfigError, SchemaError, StreamNotFoundError
+from event_streaming_bus.flows.checker import format_path
 from event_streaming_bus.flows.kept_flow import settle_kept_flow, starts_anew
 from event_streaming_bus.flows.plan import Plan, make_plan, missing_stream
 from event_streaming_bus.flows.plan_diff import NOTHING_ALLOWED, Allowed
@@ -66,12 +67,7 @@ def _stream_config(stream: StreamSpec, tenant_id: str, registry: SchemaRegistryS
 def _find_streams(spec: FlowSpec, storage: Storage) -> dict[str, StreamInfo]:
     streams: dict[str, StreamInfo] = {}
     for number, processor in enumerate(spec.processors):
-        named = [("source_stream_id", "processing_logic.join_stream_id")[i] for i in range(len(spec.sources_of(processor)))]
-        places = [
-            (key, source.name)
-            for key, source in zip(named, spec.sources_of(processor), strict=True)
-            if spec.processor(source.name) is None
-        ]
+        places = [(format_path(path), name) for path, name in processor.sources.items() if spec.port_of(name)[0] is None]
         if processor.target_stream_id is not None:
             places.append(("target_stream_id", processor.target_stream_id))
         for key, name in places:

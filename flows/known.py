@@ -96,11 +96,7 @@ class Known:
                 kind = self._schema(stream.schema, ("streams", i, "schema"))
                 if kind is not None:
                     payloads[stream.name] = kind
-        named = {name for p in self._spec.processors for name in (p.source_stream_id, p.target_stream_id) if name is not None}
-        named |= {
-            name for p in self._spec.processors if (name := getattr(p.processing_logic, "join_stream_id", None)) is not None
-        }
-        for name in sorted(named - declared):
+        for name in sorted(set(self._spec.streams_used()) - declared):
             info = self.stream(name)
             if info is not None and info.config.schema_id is not None and self._storage is not None:
                 record = self._storage.catalog.get_schema(self._spec.tenant_id, info.config.schema_id)

@@ -16,7 +16,7 @@ from event_streaming_bus.flows.fit import check_fit
 from event_streaming_bus.flows.flow_file import read_flow_file
 from event_streaming_bus.flows.graph import duration
 from event_streaming_bus.flows.known import Known
-from event_streaming_bus.flows.processor_types import FlowTypes, port_of, sources_of
+from event_streaming_bus.flows.processor_types import FlowTypes
 from event_streaming_bus.flows.processors.aggregate import AggregateLogic
 from event_streaming_bus.flows.processors.custom import CustomForm, CustomLogic
 from event_streaming_bus.flows.processors.deduplicate import DeduplicateLogic
@@ -118,7 +118,7 @@ def _check_reachability(types: FlowTypes, spec: FlowSpec, findings: Findings) ->
 
 
 def _check_use(spec: FlowSpec, findings: Findings) -> None:
-    used = {name for processor in spec.processors for name in sources_of(processor).values()}
+    used = {name for processor in spec.processors for name in processor.sources.values()}
     used |= {processor.target_stream_id for processor in spec.processors if processor.target_stream_id is not None}
     used |= {
         store.changelog_topic
@@ -141,11 +141,11 @@ def _check_streams_exist(spec: FlowSpec, storage: Storage | None, known: Known, 
         return
     declared = {stream.name for stream in spec.streams}
     for number, processor in enumerate(spec.processors):
-        names = dict(sources_of(processor))
+        names = dict(processor.sources)
         if processor.target_stream_id is not None:
             names["target_stream_id",] = processor.target_stream_id
         for key, name in names.items():
-            outside = port_of(name, spec)[0] is None and name not in declared and not name.startswith(_INTERNAL)
+            outside = spec.port_of(name)[0] is None and name not in declared and not name.startswith(_INTERNAL)
             if outside and known.stream(name) is None:
                 message = f"there is no stream {name} yet, and 'streams' declares none{known.near(name)}"
                 findings.add(Severity.WARNING, "no-stream", ("processors", number, *key), message)
@@ -168,11 +168,11 @@ def _timing(processor: ProcessorSpec) -> tuple[Timing | None, Path]:
 def _streams_read(processor: ProcessorSpec, spec: FlowSpec) -> set[str]:
     """The streams whose events come to the processor in the order in which they are there."""
     streams = set()
-    for source in sources_of(processor).values():
-        above, port = port_of(source, spec)
+    for source in processor.sources.values():
+        above, port = spec.port_of(source)
         while above is not None and not port and _timing(above)[0] is None:
             source = above.source_stream_id
-            above, port = port_of(source, spec)
+            above, port = spec.port_of(source)
         if above is None:
             streams.add(source)
     return streams

@@ -11,9 +11,9 @@ from typing import Final
 import msgspec
 
 from event_streaming_bus.errors import FlowError
-from event_streaming_bus.flows.processor_types import port_of, sources_of
+from event_streaming_bus.flows.processors import has_state
 from event_streaming_bus.flows.spec import FlowSpec, ProcessorSpec
-from event_streaming_bus.flows.state_shape import differences, has_state, shape_of
+from event_streaming_bus.flows.state_shape import differences, shape_of
 
 
 class Verdict(StrEnum):
@@ -134,7 +134,7 @@ class _Diff:
         reasons, notes = ["it is new"], []
         if new.renamed_from is not None:
             reasons = [f"there was no processor with the state name {new.renamed_from}"]
-        above = port_of(new.source_stream_id, self._new)[0]
+        above = self._new.port_of(new.source_stream_id)[0]
         if above is None:
             notes.append(f"it reads {new.source_stream_id} from its beginning")
         elif above.state_name in self._before:
@@ -218,7 +218,7 @@ class _Diff:
 
     def _moved(self, old: ProcessorSpec, new: ProcessorSpec) -> list[str]:
         """What it reads another source for."""
-        before, after = sources_of(old), sources_of(new)
+        before, after = old.sources, new.sources
         told = []
         for key in dict.fromkeys([*before, *after]):
             was, now = before.get(key), after.get(key)
@@ -230,14 +230,12 @@ class _Diff:
     @staticmethod
     def _state_source(source: str, spec: FlowSpec) -> str:
         """A source's name, which stays the same when a processor is renamed."""
-        processor, port = port_of(source, spec)
+        processor, port = spec.port_of(source)
         return source if processor is None else f":{processor.state_name}.{port}"
 
     def _written_again(self, new: ProcessorSpec) -> list[str]:
         """Which streams that it reads will have results anew."""
-        writers = [
-            (p, source) for source in sources_of(new).values() for p in self._new.processors if p.target_stream_id == source
-        ]
+        writers = [(p, source) for source in new.sources.values() for p in self._new.processors if p.target_stream_id == source]
         return [
             f"{source} will have the new results of {writer.processor_name} beside the old ones"
             for writer, source in writers
@@ -248,15 +246,15 @@ class _Diff:
         """What the changes of the processors that it reads mean for its state: reasons to rebuild it, and notes."""
         reasons: list[str] = []
         notes: list[str] = []
-        for source in sources_of(new).values():
-            above, _ = port_of(source, self._new)
+        for source in new.sources.values():
+            above, _ = self._new.port_of(source)
             while above is not None:
                 step = self._step(above)
                 if step.verdict in MADE_ANEW:
                     reasons.append(f"{above.processor_name}, which it reads, is rebuilt")
                 elif not has_state(above) and (old := self._before.get(above.state_name)) is not None and _notes(old, above):
                     notes.append(f"its state was built with {above.processor_name} as it was")
-                above = None if has_state(above) else port_of(above.source_stream_id, self._new)[0]
+                above = None if has_state(above) else self._new.port_of(above.source_stream_id)[0]
         return reasons, notes
 
 

@@ -19,6 +19,7 @@ from event_streaming_bus.flows.processors.map import MapLogic, MapMode
 from event_streaming_bus.flows.processors.output_names import WINDOW_END, WINDOW_START
 from event_streaming_bus.flows.processors.window import WindowLogic, WindowOutput
 from event_streaming_bus.flows.spec import FlowSpec, ProcessorSpec
+from event_streaming_bus.flows.topology import ERRORS, LATE
 from event_streaming_bus.flows.types import (
     ANY,
     INTEGER,
@@ -42,7 +43,6 @@ from event_streaming_bus.flows.types import (
 )
 from event_streaming_bus.models import CompressionType, EventPriority, SerializationFormat
 
-PORTS: Final = ("late", "errors")
 _AVERAGED: Final = frozenset({"avg", "stddev", "stddev_pop", "variance", "median"})
 _OF_NUMBERS: Final = _AVERAGED | {"sum", "percentile"}
 _ORDERED: Final = frozenset({"min", "max"})
@@ -66,22 +66,6 @@ def envelope(payload: Type, event_type: Type = TEXT) -> Type:
     return object_of({**_ENVELOPE, "payload": payload, "event_type": event_type})
 
 
-def port_of(source: str, spec: FlowSpec) -> tuple[ProcessorSpec | None, str]:
-    """The processor whose output ``source`` is, and which of its ports: '' (its output), 'late' or 'errors'."""
-    if (processor := spec.processor(source)) is not None:
-        return processor, ""
-    name, _, port = source.rpartition(".")
-    return (spec.processor(name), port) if port in PORTS else (None, "")
-
-
-def sources_of(processor: ProcessorSpec) -> dict[Path, str]:
-    """What a processor reads, by the key that says so."""
-    sources: dict[Path, str] = {("source_stream_id",): processor.source_stream_id}
-    if isinstance(processor.processing_logic, JoinLogic):
-        sources["processing_logic", "join_stream_id"] = processor.processing_logic.join_stream_id
-    return sources
-
-
 class FlowTypes:
     """The types of a flow's streams and outputs. ``payloads``: the payload types that schemas give, by the stream's name.
 
@@ -103,12 +87,12 @@ class FlowTypes:
 
     def source(self, name: str) -> Type:
         """The events that a processor with this source reads, as the object of their names."""
-        processor, port = port_of(name, self._spec)
+        processor, port = self._spec.port_of(name)
         if processor is None:
             return self._stream(name)
-        if port == "errors":
+        if port == ERRORS:
             return envelope(ANY)
-        return self.source(processor.source_stream_id) if port == "late" else self.output(processor)
+        return self.source(processor.source_stream_id) if port == LATE else self.output(processor)
 
     def _stream(self, name: str) -> Type:
         if name in self._payloads:
@@ -127,7 +111,7 @@ class FlowTypes:
         if name not in self._outputs:
             self._outputs[name] = None  # a circle (which does not load) would find this
             source = self.source(processor.source_stream_id)
-            above, port = port_of(processor.source_stream_id, self._spec)
+            above, port = self._spec.port_of(processor.source_stream_id)
             if above is not None and not port and above.processor_name in self.unreachable:
                 self.unreachable[name] = self.unreachable[above.processor_name]
             number = self._spec.processors.index(processor)

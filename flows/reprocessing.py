@@ -67,9 +67,7 @@ def plan_around(storage: Storage, tenant_id: str, processor_id: str) -> Plan:
 
 
 def _streams(spec: FlowSpec, storage: Storage) -> dict[str, StreamInfo]:
-    names = {ref.name for p in spec.processors for ref in spec.sources_of(p) if spec.processor(ref.name) is None}
-    names |= {p.target_stream_id for p in spec.processors if p.target_stream_id is not None}
-    return {name: storage.log.find_stream(spec.tenant_id, name) for name in names}
+    return {name: storage.log.find_stream(spec.tenant_id, name) for name in spec.streams_used()}
 
 
 def reprocess(storage: Storage, plan: Plan, processor_name: str, letters: Sequence[Letter]) -> list[Outcome]:

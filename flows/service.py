@@ -56,8 +56,7 @@ class StreamManagementService:
             load_function(spec.processing_logic, ("processor", "processing_logic"))
         # Planned before it is entered, under any name and id: what is refused must not be in the list.
         flow = FlowSpec(name=spec.processor_name, tenant_id=tenant_id, processors=(spec,))
-        names = (*(source.name for source in flow.sources_of(spec)), spec.target_stream_id or "")
-        streams = {name: self._storage.log.find_stream(tenant_id, name) for name in names}
+        streams = {name: self._storage.log.find_stream(tenant_id, name) for name in flow.streams_used()}
         make_plan(flow, streams, {spec.processor_name: ""})
         config = msgspec.json.encode(to_data(spec)).decode()
         record = self._storage.catalog.create_processor(tenant_id, spec.processor_name, config, created_by=user_id)

@@ -95,6 +95,14 @@ class ProcessorSpec(msgspec.Struct, frozen=True, kw_only=True):
     renamed_from: str | None = None
 
     @property
+    def sources(self) -> dict[Path, str]:
+        """What it reads, by the key that says so: for a JOIN the left side first."""
+        sources: dict[Path, str] = {("source_stream_id",): self.source_stream_id}
+        if isinstance(self.processing_logic, JoinLogic):
+            sources["processing_logic", "join_stream_id"] = self.processing_logic.join_stream_id
+        return sources
+
+    @property
     def state_name(self) -> str:
         """The name that its state, its marks and the ids of its output go by. No two processors of a flow share one."""
         return self.renamed_from or self.processor_name
@@ -126,12 +134,28 @@ class FlowSpec(msgspec.Struct, frozen=True, kw_only=True):
     processors: tuple[ProcessorSpec, ...]
     tests: tuple[FlowTest, ...] = ()
 
+    def source(self, name: str) -> SourceRef:
+        """What the name of a source stands for."""
+        return source_ref(name, {item.processor_name for item in self.processors})
+
     def sources_of(self, processor: ProcessorSpec) -> tuple[SourceRef, ...]:
         """What the processor reads, the left side of a JOIN first."""
-        names = {item.processor_name for item in self.processors}
-        logic = processor.processing_logic
-        joined = (logic.join_stream_id,) if isinstance(logic, JoinLogic) else ()
-        return tuple(source_ref(source, names) for source in (processor.source_stream_id, *joined))
+        return tuple(map(self.source, processor.sources.values()))
+
+    def port_of(self, source: str) -> tuple[ProcessorSpec | None, str]:
+        """The processor that gives out what the source stands for, and by which port; None for a stream."""
+        ref = self.source(source)
+        return self.processor(ref.name), ref.port
+
+    def streams_read(self) -> list[str]:
+        """The names (or ids) of the streams that processors read, each once."""
+        refs = (ref for processor in self.processors for ref in self.sources_of(processor))
+        return list(dict.fromkeys(ref.name for ref in refs if self.processor(ref.name) is None))
+
+    def streams_used(self) -> list[str]:
+        """The names (or ids) of the streams that processors read or write, each once; those for changes of state left out."""
+        targets = (processor.target_stream_id for processor in self.processors)
+        return list(dict.fromkeys([*self.streams_read(), *(name for name in targets if name is not None)]))
 
     def processor(self, name: str) -> ProcessorSpec | None:
         """The processor of this name; None if ``name`` is not one of the flow's processors."""

@@ -5,12 +5,11 @@ from typing import Any, Final
 
 import msgspec
 
+from event_streaming_bus.flows.processors import has_state
 from event_streaming_bus.flows.processors.aggregate import AggregateLogic
-from event_streaming_bus.flows.processors.custom import CustomForm, CustomLogic
+from event_streaming_bus.flows.processors.custom import CustomLogic
 from event_streaming_bus.flows.processors.deduplicate import DeduplicateLogic
-from event_streaming_bus.flows.processors.filter import FilterLogic
 from event_streaming_bus.flows.processors.join import JoinLogic
-from event_streaming_bus.flows.processors.map import MapLogic
 from event_streaming_bus.flows.processors.window import WindowLogic
 from event_streaming_bus.flows.spec import ProcessorSpec
 from event_streaming_bus.flows.window_config import Timing
@@ -33,14 +32,6 @@ class Shape(msgspec.Struct, frozen=True):
 
     state: Mapping[str, Any]
     manner: Mapping[str, Any]
-
-
-def has_state(processor: ProcessorSpec) -> bool:
-    """Whether the processor keeps anything from one event to the next."""
-    logic = processor.processing_logic
-    if isinstance(logic, CustomLogic):
-        return logic.form is CustomForm.KEYED
-    return not isinstance(logic, FilterLogic | MapLogic)
 
 
 def shape_of(processor: ProcessorSpec) -> Shape:

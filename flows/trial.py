@@ -86,7 +86,7 @@ class Trial:
             self.log.create_stream(info.config, info.stream_id)
         there = {name for info in self.log.list_streams() for name in (info.name, info.stream_id)}
         declared = {stream.name for stream in spec.streams}
-        for name in streams_of(spec):
+        for name in spec.streams_used():
             if name not in declared | there:
                 self.log.create_stream(StreamConfig(name=name, tenant_id=spec.tenant_id))
         self._plan = deploy(spec, self.storage)
@@ -177,17 +177,10 @@ def _dead_event(letter: Event) -> DeadEvent:
     return DeadEvent(why.get("processor_name"), why["stream"], original(letter), why["error_type"], why["error_message"])
 
 
-def streams_of(spec: FlowSpec) -> list[str]:
-    """The names (or ids) of all streams that a flow reads or writes, those for changes of state left out."""
-    names = [ref.name for p in spec.processors for ref in spec.sources_of(p) if spec.processor(ref.name) is None]
-    return list(dict.fromkeys([*names, *(p.target_stream_id for p in spec.processors if p.target_stream_id is not None)]))
-
-
 def sources_of(spec: FlowSpec) -> list[str]:
     """The names (or ids) of the streams that a flow reads, and does not write itself."""
     targets = {p.target_stream_id for p in spec.processors}
-    names = [ref.name for p in spec.processors for ref in spec.sources_of(p) if spec.processor(ref.name) is None]
-    return [name for name in dict.fromkeys(names) if name not in targets]
+    return [name for name in spec.streams_read() if name not in targets]
 
 
 def events_of(log: EventLog, stream: StreamInfo, most: int | None = None) -> list[Event]:

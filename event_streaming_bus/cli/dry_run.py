@@ -13,7 +13,7 @@ from event_streaming_bus.cli.tables import print_table
 from event_streaming_bus.errors import InvalidInputError, StreamNotFoundError
 from event_streaming_bus.flows.samples import copy_events, newest
 from event_streaming_bus.flows.spec import FlowSpec, load_flow
-from event_streaming_bus.flows.trial import Trial, TrialResult, sources_of, streams_of, trial
+from event_streaming_bus.flows.trial import Trial, TrialResult, sources_of, trial
 from event_streaming_bus.models import Event, Split, StreamInfo, rfc3339
 from event_streaming_bus.store.log.base import EventLog
 from event_streaming_bus.store.storage import Storage
@@ -118,7 +118,7 @@ def _known_streams(spec: FlowSpec, storage: Storage) -> dict[str, StreamInfo]:
     """The streams of the flow that are there, by what the flow calls them."""
     changelogs = [p.state_store_config.changelog_topic for p in spec.processors if p.state_store_config is not None]
     infos: dict[str, StreamInfo] = {}
-    for name in (*(stream.name for stream in spec.streams), *streams_of(spec), *changelogs):
+    for name in (*(stream.name for stream in spec.streams), *spec.streams_used(), *changelogs):
         if name is None:
             continue
         try:

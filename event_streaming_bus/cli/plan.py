@@ -12,9 +12,8 @@ from event_streaming_bus.errors import FlowError
 from event_streaming_bus.flows.graph import graph_of
 from event_streaming_bus.flows.kept_flow import kept_flow
 from event_streaming_bus.flows.plan_diff import Allowed, Step, diff, exit_code
-from event_streaming_bus.flows.processor_types import sources_of
+from event_streaming_bus.flows.processors import has_state
 from event_streaming_bus.flows.spec import FlowSpec, ProcessorSpec, load_flow
-from event_streaming_bus.flows.state_shape import has_state
 
 _WAYS: Final = {
     0: "all state is kept",
@@ -47,7 +46,7 @@ def _shown(processor: ProcessorSpec, summary: str) -> dict[str, str | None]:
     return {
         "processor": processor.processor_name,
         "type": processor.processor_type.value,
-        "reads": ", ".join(sources_of(processor).values()),
+        "reads": ", ".join(processor.sources.values()),
         "does": summary,
         "state": processor.state_name if has_state(processor) else None,
         "writes": processor.target_stream_id,
