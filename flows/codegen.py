@@ -16,9 +16,9 @@ from typing import Any, TypeAlias
 import msgspec
 
 from event_streaming_bus.expressions import ENVELOPE_NAMES, NAMESPACE, Expression
+from event_streaming_bus.flows.payload_structs import payload_struct
 from event_streaming_bus.flows.plan import Edge, Node
 from event_streaming_bus.flows.processors import ends_tree, kind_of
-from event_streaming_bus.flows.values import can_name_fields
 
 Failure: TypeAlias = tuple[int, int, Exception]
 """(position of the node among the tree's nodes, index of the event, what was raised)"""
@@ -64,6 +64,11 @@ class Code:
         return function
 
 
+def nested(value: str, rest: Sequence[str]) -> str:
+    """The code that reads a path within ``value``, which is the code of a JSON value; null where there is nothing."""
+    return f"_get_path({value}, {tuple(rest)!r})" if rest else value
+
+
 class Reading:
     """How generated code reads the event at hand: its envelope from columns, its payload from a struct or a dict."""
 
@@ -87,10 +92,10 @@ class Reading:
         if name == "payload":
             return self.field(rest) if rest else self.payload
         if name in self._replaced:
-            return self._nested(self._replaced[name], rest)
+            return nested(self._replaced[name], rest)
         column = ENVELOPE_NAMES[name]
         self._columns.add(column)
-        return self._nested(f"c_{column}[i]", rest)
+        return nested(f"c_{column}[i]", rest)
 
     def column(self, name: str) -> str:
         """The code that reads the field ``name`` of the event as it is in the log."""
@@ -101,11 +106,8 @@ class Reading:
         """The code that reads a dotted path of the payload; null where there is nothing."""
         top, *rest = path
         if self._fields is None:
-            return self._nested(f"{self.payload}.get({top!r})", rest)
-        return self._nested(f"{self.payload}.{self._fields[top]}", rest)
-
-    def _nested(self, value: str, rest: Sequence[str]) -> str:
-        return f"_get_path({value}, {tuple(rest)!r})" if rest else value
+            return nested(f"{self.payload}.get({top!r})", rest)
+        return nested(f"{self.payload}.{self._fields[top]}", rest)
 
     def expression(self, expression: Expression) -> str:
         """The code of an expression, in parentheses."""
@@ -137,13 +139,8 @@ def compile_tree(roots: Sequence[Edge]) -> Tree:
     index_of = {node.number: i for i, node in enumerate(nodes)}
     columns, mapped = set[str](), set[int]()
     touched = _touched(roots)
-    payload_type: Any = dict[str, Any]
-    fields: dict[str, str] | None = None
-    if touched is not None and can_name_fields(touched):
-        fields = {name: f"f{i}" for i, name in enumerate(sorted(touched))}
-        payload_type = msgspec.defstruct(
-            "Payload", [(field, Any, None) for field in fields.values()], rename={f: n for n, f in fields.items()}, gc=False
-        )
+    struct = None if touched is None else payload_struct(sorted(touched), None)
+    fields, payload_type = struct or (None, dict[str, Any])
     body = Code()
 
     def generate(edge: Edge, reading: Reading) -> None:

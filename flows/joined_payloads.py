@@ -5,11 +5,11 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from event_streaming_bus.flows.codegen import Code
+from event_streaming_bus.flows.codegen import Code, nested
 from event_streaming_bus.flows.folds.joins import JoinedPair
+from event_streaming_bus.flows.payload_structs import payload_struct
 from event_streaming_bus.flows.processors.join import JoinLogic
 from event_streaming_bus.flows.processors.map import set_path
-from event_streaming_bus.flows.values import can_name_fields
 
 PayloadMaker: TypeAlias = Callable[[Sequence[JoinedPair]], tuple[list[dict[str, Any]], list[tuple[int, Exception]]]]
 
@@ -49,23 +49,15 @@ class _Side:
 
     def __init__(self, name: str, fields: set[str] | None) -> None:
         self.name = name
-        self._attributes = None if fields is None else {field: f"f{i}" for i, field in enumerate(sorted(fields))}
+        struct = None if fields is None else payload_struct(sorted(fields), None)
+        self._attributes: dict[str, str] | None = None if struct is None else struct[0]
+        self._payload_type: Any = dict[str, Any] if struct is None else struct[1]
 
     def generate_setup(self, code: Code) -> None:
         if self._attributes == {}:
             return
-        payload_type: Any = dict[str, Any]
-        missing = None
-        if self._attributes is not None:
-            payload_type = msgspec.defstruct(
-                "Payload",
-                [(attribute, Any, None) for attribute in self._attributes.values()],
-                rename={attribute: field for field, attribute in self._attributes.items()},
-                gc=False,
-            )
-            missing = payload_type()
-        code.constant(f"decode_{self.name}", msgspec.json.Decoder(payload_type).decode)
-        code.constant(f"missing_{self.name}", missing)
+        code.constant(f"decode_{self.name}", msgspec.json.Decoder(self._payload_type).decode)
+        code.constant(f"missing_{self.name}", None if self._attributes is None else self._payload_type())
         code.line(f"known_{self.name} = {{}}")
 
     def generate_reading(self, code: Code) -> None:
@@ -94,7 +86,7 @@ class _Side:
             return self.name
         top, *rest = path
         value = f"{self.name}_fields.get({top!r})" if self._attributes is None else f"{self.name}.{self._attributes[top]}"
-        return _nested(value, rest)
+        return nested(value, rest)
 
 
 def _generate_payload(code: Code, logic: JoinLogic, sides: dict[str, _Side]) -> None:
@@ -105,7 +97,7 @@ def _generate_payload(code: Code, logic: JoinLogic, sides: dict[str, _Side]) -> 
 
     def resolve(path: Sequence[str]) -> str:
         name, *rest = path
-        return sides[name].path(rest) if name in sides else _nested(_TIMES[name], rest)
+        return sides[name].path(rest) if name in sides else nested(_TIMES[name], rest)
 
     texts = {path: f"({value.source(resolve)})" for path, value in logic.fields}
     with code.block("try:"):
@@ -120,7 +112,7 @@ def _generate_payload(code: Code, logic: JoinLogic, sides: dict[str, _Side]) -> 
 
 
 def _touched(logic: JoinLogic, side: str) -> set[str] | None:
-    """The top-level fields of a side's payload that are read; ``None`` if the whole of it is, or has to be."""
+    """The top-level fields of a side's payload that are read; ``None`` if the whole of it is."""
     paths: set[tuple[str, ...]] = set() if logic.fields else {(side,)}
 
     def note(path: tuple[str, ...]) -> str:
@@ -131,11 +123,7 @@ def _touched(logic: JoinLogic, side: str) -> set[str] | None:
         value.source(note)
     own = [path[1:] for path in paths if path[0] == side]
     fields = {path[0] for path in own if path}
-    return None if () in own or not can_name_fields(fields) else fields
-
-
-def _nested(value: str, rest: Sequence[str]) -> str:
-    return f"_get_path({value}, {tuple(rest)!r})" if rest else value
+    return None if () in own else fields
 
 
 def _unreadable(side: str, error: Exception) -> ValueError:

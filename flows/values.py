@@ -1,12 +1,6 @@
-"""JSON values as keys and as what is summed up; names of their fields."""
-
-import re
-from collections.abc import Iterable
-from typing import Final
+"""JSON values as keys and as what is summed up."""
 
 import msgspec
-
-_UNFIT_FOR_FIELDS: Final = re.compile(r'["\\\x00-\x1f]')
 
 
 def group_value(value: object, path: str) -> object:
@@ -36,8 +30,3 @@ def kind_of_value(value: object) -> str:
     """What a JSON value is, in words."""
     kinds = {str: "text", bool: "true or false", list: "a list", dict: "an object", int: "a number", float: "a number"}
     return kinds.get(value.__class__, "null")
-
-
-def can_name_fields(names: Iterable[str]) -> bool:
-    """Whether msgspec takes these as names of a struct's fields."""
-    return not any(map(_UNFIT_FOR_FIELDS.search, names))

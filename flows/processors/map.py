@@ -28,7 +28,8 @@ from event_streaming_bus.flows.checker import (
     read_table,
     text,
 )
-from event_streaming_bus.flows.values import can_name_fields, kind_of_value
+from event_streaming_bus.flows.payload_structs import payload_struct
+from event_streaming_bus.flows.values import kind_of_value
 
 if TYPE_CHECKING:
     from event_streaming_bus.flows.codegen import Code, Reading
@@ -205,12 +206,12 @@ def _write_data(logic: MapLogic, number: str, code: "Code", reading: "Reading") 
     """
     encode = code.constant("_encode_payload", msgspec.json.Encoder().encode)
     names = [path[0] for path, _ in logic.fields if len(path) == 1]
-    if logic.mode is MapMode.MERGE or len(names) < len(logic.fields) or not can_name_fields(names):
+    struct = None if logic.mode is MapMode.MERGE or len(names) < len(logic.fields) else payload_struct(names)
+    if struct is None:
         _write_payload(logic, number, code, reading)
         code.line(f"m{number} = {encode}(m{number})")
         return
-    attributes = {f"f{i}": name for i, name in enumerate(names)}
-    payload_type = msgspec.defstruct("Payload", [(each, Any) for each in attributes], rename=attributes, gc=False)
+    _, payload_type = struct
     values = ", ".join(reading.expression(value) for _, value in logic.fields)
     code.line(f"m{number} = {encode}({code.constant(f'payload{number}', payload_type)}({values}))")
     _write_key(logic, number, code, reading)
