@@ -22,7 +22,6 @@ from event_streaming_bus.models import (
     StreamInfo,
     time_ms,
 )
-from event_streaming_bus.registry.json_schema import Violation
 from event_streaming_bus.registry.service import SchemaGuard, SchemaRegistryService
 from event_streaming_bus.store.dead_letters import dead_letter
 from event_streaming_bus.store.history_records import Published, Refused, Run, to_event
@@ -123,13 +122,13 @@ class EventPublishingService:
         published = Published(tenant_id=tenant_id, runs=[], accepted_us=accepted_us, appended_us=0)
         appends = [Append(stream.stream_id, events, own_ids, partition)]
         refused: list[int] = []
-        if stream.config.schema_id is not None:
-            guard = self._schemas.guard(tenant_id, stream.config.schema_id)
+        guard = self._schemas.guard_of(stream)
+        if guard is not None:
             started_us = time.time_ns() // 1000
             refused = self._check(stream, guard, events, payloads)
             published = msgspec.structs.replace(
                 published,
-                schema_id=stream.config.schema_id,
+                schema_id=guard.schema_id,
                 schema_version=guard.schema_version,
                 validation_started_us=started_us,
                 validation_completed_us=time.time_ns() // 1000,
@@ -197,7 +196,7 @@ class EventPublishingService:
                     stream=stream,
                     step="validation",
                     error_type="ValidationFailedError",
-                    message=_summary(guard.check(value)),
+                    message=guard.told(value, _SHOWN_VIOLATIONS),
                     failed_at_ms=now_ms,
                 )
             )
@@ -312,10 +311,6 @@ def _runs(results: Sequence[AppendResult]) -> list[Run]:
         for result in results
         for split, offset, count in result.written
     ]
-
-
-def _summary(violations: Sequence[Violation]) -> str:
-    return "; ".join(f"{v.path or '(the payload itself)'}: {v.message}" for v in violations[:_SHOWN_VIOLATIONS])
 
 
 def _at(index: int, many: Sequence[Any]) -> str:

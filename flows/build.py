@@ -29,7 +29,7 @@ from event_streaming_bus.flows.source import LogSource, SourceOptions, read_even
 from event_streaming_bus.flows.stage import StageLogic
 from event_streaming_bus.flows.state_factory import lag_of, live_ms_of, state_factory
 from event_streaming_bus.models import Split, StreamInfo
-from event_streaming_bus.registry.service import SchemaGuard, SchemaRegistryService
+from event_streaming_bus.registry.service import SchemaRegistryService
 from event_streaming_bus.store.storage import Storage
 
 
@@ -81,12 +81,8 @@ class _Builder:
             self._build_key_groups(node)
         return self._flow
 
-    def _guard(self, stream: StreamInfo) -> SchemaGuard | None:
-        schema_id = stream.config.schema_id
-        return None if schema_id is None else self._registry.guard(stream.tenant_id, schema_id)
-
     def _surroundings(self, source: StreamInfo) -> Surroundings:
-        return Surroundings(source, self._storage.dead_letters(self._plan.tenant_id), self._guard, self._functions)
+        return Surroundings(source, self._storage.dead_letters(self._plan.tenant_id), self._registry.guard_of, self._functions)
 
     def _build_stage(self, stage: Stage) -> None:
         fed = stage.fed()

@@ -138,8 +138,7 @@ class Retrier:
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 return Outcome(error=EventError(0, type(error).__name__, f"the payload cannot be decoded: {error}"))
             if guard.check_many([payload]):
-                told = "; ".join(f"{v.path or '(the payload itself)'}: {v.message}" for v in guard.check(payload)[:5])
-                return Outcome(error=EventError(0, "ValidationFailedError", told))
+                return Outcome(error=EventError(0, "ValidationFailedError", guard.told(payload)))
         again = msgspec.structs.replace(
             event,
             event_id=ids.derived_id(ids.EVENT, event.timestamp_ms, "retried", letter.letter_id),
@@ -154,9 +153,7 @@ class Retrier:
         if stream_id not in self._targets:
             try:
                 stream = self._find_stream(stream_id, name)
-                schema_id = stream.config.schema_id
-                guard = None if schema_id is None else self._schemas.guard(self._tenant_id, schema_id)
-                self._targets[stream_id] = stream, guard
+                self._targets[stream_id] = stream, self._schemas.guard_of(stream)
             except NotFoundError as error:
                 self._targets[stream_id] = error
         return self._targets[stream_id]

@@ -230,8 +230,8 @@ def _write(
 
 def refusal(guard: SchemaGuard, event: Event, target: StreamInfo) -> Exception:
     """Why the schema of the target refuses an event."""
-    told = "; ".join(f"{v.path or '(the payload itself)'}: {v.message}" for v in guard.check(event.payload)[:5])
-    return ValueError(f"the output breaks schema {guard.schema_name} {guard.schema_version} of stream {target.name}: {told}")
+    broken = f"schema {guard.schema_name} {guard.schema_version} of stream {target.name}"
+    return ValueError(f"the output breaks {broken}: {guard.told(event.payload)}")
 
 
 def _copies(node: Node, rows: Rows, mapped: Mapped | None, passed: Sequence[int], schema_id: str | None) -> list[Event]:

@@ -3,7 +3,7 @@
 Nothing is written here; what would be written is returned, so that the caller can write it together with what it notes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -17,7 +17,7 @@ from event_streaming_bus.flows.rows import EventRows
 from event_streaming_bus.flows.segments import Segments
 from event_streaming_bus.flows.spec import FlowSpec, stored_processor
 from event_streaming_bus.models import ErrorHandlingStrategy, Event, StreamInfo
-from event_streaming_bus.registry.service import SchemaGuard, SchemaRegistryService
+from event_streaming_bus.registry.service import SchemaRegistryService
 from event_streaming_bus.store.history_records import PASSED, EventError
 from event_streaming_bus.store.letters import Letter
 from event_streaming_bus.store.storage import Storage
@@ -91,9 +91,8 @@ def reprocess(storage: Storage, plan: Plan, processor_name: str, letters: Sequen
             processor_name=failed.name,
         )
     edge = _pruned(way)
-    surroundings = Surroundings(
-        stage.source, storage.dead_letters(plan.tenant_id), _guards(storage), load_functions(walk([edge]))
-    )
+    guard_of = SchemaRegistryService(storage).guard_of
+    surroundings = Surroundings(stage.source, storage.dead_letters(plan.tenant_id), guard_of, load_functions(walk([edge])))
     segments = Segments(surroundings)
     ours = {each.node.number for each in way}
     return [_reprocessed(segments, edge, letter, failed, ours) for letter in letters]
@@ -161,13 +160,3 @@ def _told(outcome: NodeOutcome, failed: Node) -> EventError:
     if outcome.node.number == failed.number:
         return error
     return msgspec.structs.replace(error, message=f"{outcome.node.name}, on the way to {failed.name}: {error.message}")
-
-
-def _guards(storage: Storage) -> Callable[[StreamInfo], SchemaGuard | None]:
-    registry = SchemaRegistryService(storage)
-
-    def guard(stream: StreamInfo) -> SchemaGuard | None:
-        schema_id = stream.config.schema_id
-        return None if schema_id is None else registry.guard(stream.tenant_id, schema_id)
-
-    return guard

@@ -14,7 +14,7 @@ import msgspec
 
 from event_streaming_bus import ids
 from event_streaming_bus.errors import SchemaError
-from event_streaming_bus.models import DEFAULT_TENANT
+from event_streaming_bus.models import DEFAULT_TENANT, StreamInfo
 from event_streaming_bus.registry.json_schema import JsonSchemaValidator, Violation
 from event_streaming_bus.registry.rules import BusinessRule, RuleSet
 from event_streaming_bus.store.catalog import Catalog, SchemaRecord
@@ -81,6 +81,10 @@ class SchemaGuard:
         if found:
             return found
         return self._rules.violations(payload if isinstance(payload, Mapping) else {})
+
+    def told(self, payload: object, most: int = 5) -> str:
+        """What is wrong with a decoded payload, as text: the first ``most`` violations with their places."""
+        return "; ".join(f"{v.path or '(the payload itself)'}: {v.message}" for v in self.check(payload)[:most])
 
     def check_many(self, payloads: Sequence[object]) -> list[int]:
         """The indexes of the payloads that are not valid."""
@@ -182,6 +186,11 @@ class SchemaRegistryService:
             while len(self._guards) > _MAX_GUARDS:
                 self._guards.popitem(last=False)
         return guard
+
+    def guard_of(self, stream: StreamInfo) -> SchemaGuard | None:
+        """The compiled schema of a stream; None for one without. Raises ``SchemaNotFoundError``."""
+        schema_id = stream.config.schema_id
+        return None if schema_id is None else self.guard(stream.tenant_id, schema_id)
 
 
 def _parse(data: Mapping[str, Any]) -> SchemaConfig:
