@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from event_streaming_bus.bus import Bus, open_bus
 from event_streaming_bus.models import DEFAULT_TENANT, Event
+from event_streaming_bus.store.log.reading import read_stream
 
 
 @contextmanager
@@ -17,13 +18,4 @@ def temporary_bus() -> Iterator[Bus]:
 
 def read_all(bus: Bus, stream: str, tenant_id: str = DEFAULT_TENANT) -> list[Event]:
     """Every event of a stream: partition by partition, the most urgent lane first, in offset order."""
-    info = bus.log.find_stream(tenant_id, stream)
-    begins = bus.log.begin_offsets(info.stream_id)
-    events: list[Event] = []
-    for split in info.splits():
-        offset = begins[split]
-        while batches := bus.log.read(split, offset):
-            for batch in batches:
-                events += batch.events()
-            offset = batches[-1].end_offset
-    return events
+    return read_stream(bus.log, bus.log.find_stream(tenant_id, stream))

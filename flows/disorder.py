@@ -2,9 +2,9 @@
 
 import msgspec
 
-from event_streaming_bus.errors import OffsetOutOfRangeError
 from event_streaming_bus.models import Split, StreamInfo
 from event_streaming_bus.store.log.base import EventLog
+from event_streaming_bus.store.log.reading import batches_between
 
 SAMPLE_EVENTS = 1000
 """How many events of each split are looked at."""
@@ -36,20 +36,12 @@ def measure(log: EventLog, stream: StreamInfo, sample_events: int = SAMPLE_EVENT
 def _of_split(log: EventLog, split: Split, begin: int, end: int) -> Disorder:
     events = behind = most_ms = 0
     latest_ms: int | None = None
-    while begin < end:
-        try:
-            batches = log.read(split, begin)
-        except OffsetOutOfRangeError:
-            break  # retention has just dropped them
-        if not batches:
-            break
-        for batch in batches:
-            for timestamp_ms in batch.timestamps_ms():
-                events += 1
-                if latest_ms is not None and timestamp_ms < latest_ms:
-                    behind += 1
-                    most_ms = max(most_ms, latest_ms - timestamp_ms)
-                else:
-                    latest_ms = timestamp_ms
-        begin = batches[-1].end_offset
+    for batch in batches_between(log, split, begin, end, skip_dropped=True):
+        for timestamp_ms in batch.timestamps_ms():
+            events += 1
+            if latest_ms is not None and timestamp_ms < latest_ms:
+                behind += 1
+                most_ms = max(most_ms, latest_ms - timestamp_ms)
+            else:
+                latest_ms = timestamp_ms
     return Disorder(events, behind, most_ms)

@@ -8,6 +8,7 @@ from typing import Final
 from event_streaming_bus.models import Split, StreamInfo
 from event_streaming_bus.store.log.base import EventLog
 from event_streaming_bus.store.log.embedded import EmbeddedLog
+from event_streaming_bus.store.log.reading import batches_between
 
 _READ_BYTES: Final = 4 << 20
 
@@ -43,14 +44,10 @@ class _Tail:
         self.end = begin
         self.appended_ms = array("q")
         self.times_ms = array("q")
-        while self.end < end:
-            for batch in log.read(split, self.end, _READ_BYTES):
-                part = batch.slice(batch.offset, min(batch.end_offset, end))
-                self.times_ms.extend(part.timestamps_ms())
-                self.appended_ms.extend([part.appended_at_ms] * part.count)
-                self.end = part.end_offset
-                if self.end == end:
-                    break
+        for batch in batches_between(log, split, begin, end, _READ_BYTES):
+            self.times_ms.extend(batch.timestamps_ms())
+            self.appended_ms.extend([batch.appended_at_ms] * batch.count)
+            self.end = batch.end_offset
 
     def last(self) -> tuple[int, int]:
         """What the newest is found by; smaller is newer."""

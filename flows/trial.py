@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
 
 import msgspec
 from bytewax.testing import run_main
@@ -25,11 +24,9 @@ from event_streaming_bus.models import Event, Split, StreamConfig, StreamInfo
 from event_streaming_bus.store.catalog import Catalog
 from event_streaming_bus.store.dead_letters import original, told_of
 from event_streaming_bus.store.history_records import Late, from_bytes
-from event_streaming_bus.store.log.base import EventLog
 from event_streaming_bus.store.log.embedded import EmbeddedLog
+from event_streaming_bus.store.log.reading import read_stream
 from event_streaming_bus.store.storage import Storage
-
-_READ_BYTES: Final = 1 << 20
 
 
 class LateEvent(msgspec.Struct, frozen=True):
@@ -122,9 +119,9 @@ class Trial:
         late, late_count = self._late(most)
         return TrialResult(
             metrics=flow_metrics(plan, self.storage),
-            outputs={name: events_of(self.log, stream, most) for name, stream in targets.items()},
+            outputs={name: read_stream(self.log, stream, most) for name, stream in targets.items()},
             late=late,
-            dead=[_dead_event(letter) for letter in events_of(self.log, letters, most)],
+            dead=[_dead_event(letter) for letter in read_stream(self.log, letters, most)],
             written={name: ends[name] - begins[name] for name in targets},
             late_count=late_count,
             dead_count=sum(self.log.end_offsets(letters.stream_id).values()),
@@ -135,7 +132,7 @@ class Trial:
         read = read_events(self.log)
         found: list[LateEvent] = []
         count = 0
-        for entry in events_of(self.log, self.storage.history()):
+        for entry in read_stream(self.log, self.storage.history()):
             record = from_bytes(entry.data)
             if not isinstance(record, Late):
                 continue
@@ -181,19 +178,6 @@ def sources_of(spec: FlowSpec) -> list[str]:
     """The names (or ids) of the streams that a flow reads, and does not write itself."""
     targets = {p.target_stream_id for p in spec.processors}
     return [name for name in spec.streams_read() if name not in targets]
-
-
-def events_of(log: EventLog, stream: StreamInfo, most: int | None = None) -> list[Event]:
-    """Every event of a stream, or the first ``most``: partition by partition, the most urgent lane first."""
-    begins = log.begin_offsets(stream.stream_id)
-    events: list[Event] = []
-    for split in stream.splits():
-        offset = begins[split]
-        while (most is None or len(events) < most) and (batches := log.read(split, offset, _READ_BYTES)):
-            for batch in batches:
-                events += batch.events()
-            offset = batches[-1].end_offset
-    return events[:most]
 
 
 def _bus_error(error: BaseException | None) -> BusError | None:

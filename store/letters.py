@@ -15,10 +15,11 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from event_streaming_bus.errors import DeadLetterNotFoundError, InvalidInputError, OffsetOutOfRangeError
+from event_streaming_bus.errors import DeadLetterNotFoundError, InvalidInputError
 from event_streaming_bus.models import LANES, Event, EventPriority, Position, Split, StreamInfo
 from event_streaming_bus.store.dead_letters import original, told_of
 from event_streaming_bus.store.log.base import EventLog, Mark
+from event_streaming_bus.store.log.reading import batches_between
 from event_streaming_bus.store.log.record_batch import RecordBatch
 
 BLOCK_LETTERS: Final = 4096
@@ -207,28 +208,11 @@ class LetterBox:
         self, split: Split, begin: int, end: int, wanted: LetterFilter, marks: Mapping[int, _Marked]
     ) -> Iterator[Letter]:
         """The letters wanted of a part of a block, in the order in which they were written."""
-        for batch in self._batches(split, begin, end):
+        for batch in batches_between(self._log, split, begin, end, skip_dropped=True):
             indexes = _wanted(batch, wanted, marks)
             events = batch.events() if indexes else []
             for i in indexes:
                 yield Letter(events[i], batch.position(i), *marks.get(batch.offset + i, _UNMARKED))
-
-    def _batches(self, split: Split, begin: int, end: int) -> Iterator[RecordBatch]:
-        offset = begin
-        while offset < end:
-            try:
-                batches = self._log.read(split, offset)
-            except OffsetOutOfRangeError as error:
-                kept = int(error.details["begin"])
-                if kept <= offset:
-                    raise
-                offset = kept  # retention has dropped what lies before
-                continue
-            for batch in batches:
-                if batch.offset >= end:
-                    return
-                yield batch if batch.end_offset <= end else batch.slice(batch.offset, end)
-            offset = batches[-1].end_offset
 
     def _owner(self, split: Split, offset: int) -> str:
         return f"dead-letters:{split}/{offset // BLOCK_LETTERS}"
