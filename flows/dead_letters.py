@@ -4,12 +4,13 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
 
-from event_streaming_bus.errors import FencedError, InUseError, InvalidInputError, InvalidStateError
-from event_streaming_bus.flows.letter_retries import MAX_TRIES, LetterReport, Result, Retrier
+from event_streaming_bus.errors import InvalidInputError, InvalidStateError
+from event_streaming_bus.flows.letter_retries import LetterReport, Result, Retrier
 from event_streaming_bus.models import DEFAULT_TENANT, rfc3339
 from event_streaming_bus.store.letters import (
     MAX_PAGE_LETTERS,
@@ -59,13 +60,13 @@ class DeadLetterService:
         if not 1 <= limit <= MAX_PAGE_LETTERS:
             raise InvalidInputError(f"limit: expected 1 to {MAX_PAGE_LETTERS}, got {limit}")
         page = await asyncio.to_thread(
-            lambda: self._box(tenant_id).page(wanted, limit=limit, cursor=cursor, newest_first=newest_first)
+            lambda: self.box(tenant_id).page(wanted, limit=limit, cursor=cursor, newest_first=newest_first)
         )
         return {"dead_letters": [letter_data(letter) for letter in page.letters], "next_cursor": page.next_cursor}
 
     async def get_dead_letter(self, dead_letter_id: str, tenant_id: str = DEFAULT_TENANT) -> dict[str, Any]:
         """A letter with its event: envelope, payload and metadata as they were. Raises ``DeadLetterNotFoundError``."""
-        return whole_letter_data(await asyncio.to_thread(lambda: self._box(tenant_id).find(dead_letter_id)))
+        return whole_letter_data(await asyncio.to_thread(lambda: self.box(tenant_id).find(dead_letter_id)))
 
     async def retry_dead_letter(self, dead_letter_id: str, tenant_id: str = DEFAULT_TENANT) -> dict[str, Any]:
         """Retry one letter; returns its report: RETRIED, or FAILED with the new error.
@@ -98,7 +99,7 @@ class DeadLetterService:
 
         Raises ``DeadLetterNotFoundError`` for an id before anything is changed.
         """
-        box = self._box(tenant_id)
+        box = self.box(tenant_id)
         return Retrier(self._storage, tenant_id).retry(_selected(box, ids, where))
 
     async def drop_dead_letter(self, dead_letter_id: str, tenant_id: str = DEFAULT_TENANT) -> dict[str, Any]:
@@ -118,37 +119,35 @@ class DeadLetterService:
         self, ids: Sequence[str] | None = None, *, where: LetterFilter | None = None, tenant_id: str = DEFAULT_TENANT
     ) -> Iterator[LetterReport]:
         """Drop letters, blocking: they stay on ``_dead_letters``, but are done with. One that was RETRIED is REFUSED."""
-        box = self._box(tenant_id)
+        box = self.box(tenant_id)
         return self._drop(box, _selected(box, ids, where))
 
     def count(self, where: LetterFilter, tenant_id: str = DEFAULT_TENANT) -> int:
         """How many letters the filter wants. All of those that may be wanted are looked at: about 0.2 million a second."""
-        return sum(map(len, self._box(tenant_id).blocks(where)))
+        return sum(map(len, self.box(tenant_id).blocks(where)))
 
     def _drop(self, box: LetterBox, blocks: Iterable[list[Letter]]) -> Iterator[LetterReport]:
         for letters in blocks:
-            for _ in range(MAX_TRIES):
-                now_ms = time.time_ns() // 1_000_000
-                marks = [
-                    box.mark(letter, LetterState(LetterStatus.DROPPED, letter.state.retries, letter.state.last_error, now_ms))
-                    for letter in letters
-                    if letter.state.status is LetterStatus.OPEN
-                ]
-                try:
-                    if marks:
-                        self._storage.log.append([], marks=marks)
-                    break
-                except FencedError:  # somebody else has changed one of the letters since it was read
-                    letters = box.renewed(letters)
-            else:
-                raise InUseError("Others keep changing the same dead letters; try again when they are done.")
-            for letter in letters:
-                if letter.state.status is LetterStatus.RETRIED:
-                    yield LetterReport(letter.letter_id, Result.REFUSED, "it is RETRIED already")
-                else:
-                    yield LetterReport(letter.letter_id, Result.DROPPED)
+            yield from box.change(letters, partial(self._drop_block, box))
 
-    def _box(self, tenant_id: str) -> LetterBox:
+    def _drop_block(self, box: LetterBox, letters: Sequence[Letter]) -> list[LetterReport]:
+        now_ms = time.time_ns() // 1_000_000
+        marks = [
+            box.mark(letter, LetterState(LetterStatus.DROPPED, letter.state.retries, letter.state.last_error, now_ms))
+            for letter in letters
+            if letter.state.status is LetterStatus.OPEN
+        ]
+        if marks:
+            self._storage.log.append([], marks=marks)
+        return [
+            LetterReport(letter.letter_id, Result.REFUSED, "it is RETRIED already")
+            if letter.state.status is LetterStatus.RETRIED
+            else LetterReport(letter.letter_id, Result.DROPPED)
+            for letter in letters
+        ]
+
+    def box(self, tenant_id: str = DEFAULT_TENANT) -> LetterBox:
+        """The letters of a tenant, to be read."""
         return LetterBox(self._storage.log, self._storage.dead_letters(tenant_id))
 
 

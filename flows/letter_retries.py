@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from event_streaming_bus import ids
-from event_streaming_bus.errors import BusError, FencedError, InUseError, NotFoundError, StreamNotFoundError
+from event_streaming_bus.errors import BusError, NotFoundError, StreamNotFoundError
 from event_streaming_bus.flows.plan import Plan
 from event_streaming_bus.flows.reprocessing import Outcome, plan_around, reprocess
 from event_streaming_bus.models import Position, StreamInfo
@@ -23,7 +23,6 @@ VALIDATION: Final = "validation"
 """The step of the letters of events that broke their stream's schema."""
 VALIDATION_ID: Final = "proc_validation"
 _BATCH_LETTERS: Final = 256
-MAX_TRIES: Final = 100
 
 
 class Result(StrEnum):
@@ -74,20 +73,14 @@ class Retrier:
         """Retry the letters, given block by block; their reports come when they are on disk."""
         for block in blocks:
             for start in range(0, len(block), _BATCH_LETTERS):
-                yield from self._retry(block[start : start + _BATCH_LETTERS])
+                yield from self._box.change(block[start : start + _BATCH_LETTERS], self._retry)
 
     def _retry(self, letters: Sequence[Letter]) -> list[LetterReport]:
-        for _ in range(MAX_TRIES):
-            failed: dict[tuple[str, ...], str] = {}
-            attempts = self._attempts(letters, ChainMap(failed, self._failed))
-            try:
-                self._write(attempts)
-            except FencedError:  # somebody else has changed one of the letters since it was read
-                letters = self._box.renewed(letters)
-                continue
-            self._failed |= failed
-            return [attempt.report for attempt in attempts]
-        raise InUseError("Others keep changing the same dead letters; try again when they are done.")
+        failed: dict[tuple[str, ...], str] = {}
+        attempts = self._attempts(letters, ChainMap(failed, self._failed))
+        self._write(attempts)
+        self._failed |= failed
+        return [attempt.report for attempt in attempts]
 
     def _attempts(self, letters: Sequence[Letter], failed: MutableMapping[tuple[str, ...], str]) -> list[_Attempt]:
         outcomes = self._outcomes([letter for letter in letters if letter.state.status is LetterStatus.OPEN])

@@ -170,7 +170,7 @@ def _late_events(record: Late, most: int, read: Callable[[str, list[int]], list[
 
 
 def _dead_event(letter: Event) -> DeadEvent:
-    why = told_of(letter)
+    why = told_of(letter.metadata)
     return DeadEvent(why.get("processor_name"), why["stream"], original(letter), why["error_type"], why["error_message"])
 
 

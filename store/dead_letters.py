@@ -43,15 +43,15 @@ def dead_letter(
     )
 
 
-def told_of(event: Event) -> dict[str, Any]:
-    """What a dead letter tells of its death; nothing for an event that is no dead letter."""
-    why = (event.metadata or {}).get("dead_letter")
+def told_of(metadata: object) -> dict[str, Any]:
+    """What the metadata of a dead letter tells of its death; nothing for an event that is no dead letter."""
+    why = metadata.get("dead_letter") if isinstance(metadata, dict) else None
     return why if isinstance(why, dict) else {}
 
 
 def original(letter: Event) -> Event:
     """The event that a dead letter was made of, as ``dead_letter`` was given it."""
-    why = told_of(letter)
+    why = told_of(letter.metadata)
     event_id = why.get("event_id", letter.event_id)
     metadata = {name: value for name, value in (letter.metadata or {}).items() if name != "dead_letter"}
     return msgspec.structs.replace(

@@ -8,14 +8,14 @@ The marks are kept by blocks of neighbouring letters, one owner each. Listing lo
 the letters of a block only if one of them can be wanted.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from itertools import groupby
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
-from event_streaming_bus.errors import DeadLetterNotFoundError, InvalidInputError
+from event_streaming_bus.errors import DeadLetterNotFoundError, FencedError, InUseError, InvalidInputError
 from event_streaming_bus.models import LANES, Event, EventPriority, Position, Split, StreamInfo
 from event_streaming_bus.store.dead_letters import original, told_of
 from event_streaming_bus.store.log.base import EventLog, Mark
@@ -28,6 +28,9 @@ MAX_LOOKED_AT: Final = 100_000
 """After so many letters, and the rest of their block, a page ends, however few of them were wanted."""
 MAX_PAGE_LETTERS: Final = 1000
 _SKIPPED_FASTER: Final = 8
+_MAX_TRIES: Final = 100
+
+T = TypeVar("T")
 
 _encoder: Final = msgspec.msgpack.Encoder()
 
@@ -69,7 +72,7 @@ class Letter(msgspec.Struct, frozen=True):
 
     @property
     def why(self) -> dict[str, Any]:
-        return told_of(self.event)
+        return told_of(self.event.metadata)
 
     def original(self) -> Event:
         """The event that could not be processed, as it was."""
@@ -180,6 +183,16 @@ class LetterBox:
             for letter, stored in zip(letters, found, strict=True)
         ]
 
+    def change(self, letters: Sequence[Letter], write: Callable[[Sequence[Letter]], T]) -> T:
+        """What ``write`` returns, which changes the marks of letters of one block. Where somebody else has changed one of them
+        since it was read, it is called again with the letters as they are now. Raises ``InUseError`` if that does not end."""
+        for _ in range(_MAX_TRIES):
+            try:
+                return write(letters)
+            except FencedError:
+                letters = self.renewed(letters)
+        raise InUseError("Others keep changing the same dead letters; try again when they are done.")
+
     def mark(self, letter: Letter, state: LetterState) -> Mark:
         """The mark that gives the letter a new state, if it is still in the one it was read with."""
         return Mark(self._owner(*letter.position), str(letter.position.offset), letter.stored, _encoder.encode(state))
@@ -228,9 +241,8 @@ def _wanted(batch: RecordBatch, wanted: LetterFilter, marks: Mapping[int, _Marke
     """The indexes of the letters wanted."""
     found = []
     for i, (metadata, key) in enumerate(zip(batch.column("metadata"), batch.column("key"), strict=True)):
-        why = metadata.get("dead_letter") if isinstance(metadata, dict) else None
         state, _ = marks.get(batch.offset + i, _UNMARKED)
-        if wanted.wants(why if isinstance(why, dict) else {}, key, state):
+        if wanted.wants(told_of(metadata), key, state):
             found.append(i)
     return found
 

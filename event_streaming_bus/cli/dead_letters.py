@@ -12,7 +12,6 @@ from event_streaming_bus.cli.tables import print_table, printable
 from event_streaming_bus.flows.dead_letters import ALL, DeadLetterService, letter_data, letter_filter, whole_letter_data
 from event_streaming_bus.flows.letter_retries import LetterReport, Result
 from event_streaming_bus.store.letters import MAX_PAGE_LETTERS, Letter, LetterBox, LetterFilter, LetterStatus
-from event_streaming_bus.store.storage import Storage
 
 _COLUMNS: Final = ["dead_letter_id", "status", "retries", "failed_at", "stream", "step", "key", "error_type", "error_message"]
 _SHOWN_CHARACTERS: Final = 80
@@ -48,7 +47,7 @@ def dead_letters() -> None:
 def list_(settings: Settings, /, status: str, limit: int, newest_first: bool, as_json: bool, **fields: str | None) -> None:
     """List dead letters: the most urgent lane first, within a lane in the order in which they were written."""
     wanted = letter_filter(status, **fields)
-    letters = _listed(_box(settings), wanted, limit + 1, newest_first)
+    letters = _listed(DeadLetterService(settings.open()).box(settings.tenant), wanted, limit + 1, newest_first)
     shown = [letter_data(letter) for _, letter in zip(range(limit), letters, strict=False)]
     if as_json:
         for row in shown:
@@ -66,7 +65,7 @@ def list_(settings: Settings, /, status: str, limit: int, newest_first: bool, as
 @click.pass_obj
 def show(settings: Settings, dead_letter_id: str) -> None:
     """Show a dead letter with its event, as JSON."""
-    letter = _box(settings).find(dead_letter_id)
+    letter = DeadLetterService(settings.open()).box(settings.tenant).find(dead_letter_id)
     click.echo(msgspec.json.format(msgspec.json.encode(whole_letter_data(letter))).decode())
 
 
@@ -102,11 +101,6 @@ def drop(
         confirm(f"{count:,} dead letter{'s' if count > 1 else ''} will be dropped for good.", yes)
     reports = service.drop(dead_letter_ids if where is None else None, where=where, tenant_id=settings.tenant)
     return _tell(reports, Result.DROPPED, as_json)
-
-
-def _box(settings: Settings) -> LetterBox:
-    storage: Storage = settings.open()
-    return LetterBox(storage.log, storage.dead_letters(settings.tenant))
 
 
 def _listed(box: LetterBox, wanted: LetterFilter, limit: int, newest_first: bool) -> Iterator[Letter]:
