@@ -9,7 +9,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
 
@@ -257,28 +257,24 @@ def duration_ms(low: int) -> Reader:
     return read
 
 
-def choice(accepted: Sequence[str], *, unavailable: Collection[str] = (), fold: Callable[[str], str] | None = None) -> Reader:
-    """One of the accepted words. ``unavailable`` ones are known but refused; ``fold`` is applied to the value first."""
+def choice(accepted: Sequence[str], *, fold: Callable[[str], str] | None = None) -> Reader:
+    """One of the accepted words; ``fold`` is applied to the value first."""
     told = ", ".join(accepted)
 
     def read(value: object, path: Path, problems: Problems) -> Any:
         word = fold(value) if fold and isinstance(value, str) else value
         if isinstance(word, str) and word in accepted:
             return str(word)
-        if isinstance(word, str) and word in unavailable:
-            return problems.add(path, f"{word} is not available in this version; available: {told}")
         one_of = f"one of {told}" if len(accepted) > 1 else told
         near = suggest(word, accepted) if isinstance(word, str) else ""
-        if isinstance(word, str) and not near and (refused := nearest(word, unavailable)):
-            near = f" ({refused} is not available in this version)"
         return problems.reject(path, one_of, value, near)
 
     return read
 
 
-def member(enum: type[StrEnum], unavailable: Collection[str] = ()) -> Reader:
+def member(enum: type[StrEnum]) -> Reader:
     """A member of an enum, by its value."""
-    word = choice([item.value for item in enum if item not in unavailable], unavailable=unavailable)
+    word = choice([item.value for item in enum])
 
     def read(value: object, path: Path, problems: Problems) -> Any:
         found = word(value, path, problems)

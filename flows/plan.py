@@ -144,10 +144,6 @@ class Plan(msgspec.Struct, frozen=True):
                 visit(node)
         return ordered[::-1]
 
-    def stage_of(self, node: Node) -> Stage | None:
-        """The stage in whose generated functions the processor runs; None for one that works on results of another."""
-        return next((stage for stage in self.stages if any(each.number == node.number for each in stage.nodes())), None)
-
 
 def fed_by(node: Node) -> list[Node]:
     """The processors with state that the results of one with state are handed to."""
