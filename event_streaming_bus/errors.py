@@ -4,7 +4,18 @@ All share ``BusError``. The class docstring is the default message and says what
 data, for problem documents and logs. Errors know nothing of HTTP; ``api/problems.py`` maps them.
 """
 
-from typing import Any
+from typing import Any, TypeVar
+
+E = TypeVar("E", bound=BaseException)
+
+
+def cause_of(error: BaseException | None, kind: type[E]) -> E | None:
+    """The error of this kind among ``error`` and its causes: libraries wrap what was raised in their callbacks."""
+    while error is not None:
+        if isinstance(error, kind):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 class BusError(Exception):

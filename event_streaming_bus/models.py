@@ -139,6 +139,13 @@ class Event(msgspec.Struct, frozen=True, gc=False):
         """The decoded payload. Raises ``msgspec.DecodeError`` if the bytes are not what the format says."""
         return msgspec.json.decode(self.data)
 
+    def payload_data(self) -> dict[str, Any]:
+        """The payload as a part of plain data: under ``payload``, or its bytes under ``payload_base64`` if they are no JSON."""
+        try:
+            return {"payload": self.payload}
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return {"payload_base64": self.data}
+
     @property
     def timestamp(self) -> datetime:
         """The event time, aware, in UTC."""
@@ -217,6 +224,12 @@ class Split(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.stream_id}/{self.partition}/{self.lane.value.lower()}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Split":
+        """The split of this text, as ``str`` gives it."""
+        stream_id, partition, lane = text.rsplit("/", 2)
+        return cls(stream_id, EventPriority(lane.upper()), int(partition))
 
 
 class Position(NamedTuple):

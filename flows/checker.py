@@ -18,6 +18,8 @@ from event_streaming_bus.expressions import Scope, parse
 
 MAX_REPORTED_PROBLEMS: Final = 20
 MAX_DEPTH: Final = 64
+MAX_KEY_FIELDS: Final = 20
+"""The largest number of fields by which events are told apart: of a group, or of a key."""
 MAX_TEXT_CHARS: Final = 10_000
 MAX_MS: Final = 100 * 366 * 86_400_000
 """The longest duration accepted, in milliseconds: a hundred years."""
@@ -147,6 +149,12 @@ def suggest(word: object, known: Iterable[str]) -> str:
     """``; did you mean 'nearest'?``, or nothing when no known word is near."""
     near = nearest(word, known)
     return f"; did you mean {near!r}?" if near else ""
+
+
+def listed(words: Sequence[str]) -> str:
+    """``a``, ``a and b``, or ``a, b and c``."""
+    *others, last = words
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

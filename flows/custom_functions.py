@@ -18,13 +18,10 @@ from typing import Any, Final, NoReturn
 from event_streaming_bus.errors import ConfigError, FlowError
 from event_streaming_bus.flows.checker import Path as FlowPath
 from event_streaming_bus.flows.checker import Problems, format_path, suggest
-from event_streaming_bus.flows.processors.custom import CustomForm, CustomLogic
+from event_streaming_bus.flows.processors.custom import FUNCTION, MODULE, CustomForm, CustomLogic
 
 CUSTOM_MODULES: Final = "ESB_CUSTOM_MODULES"
 
-_NAME: Final = r"[A-Za-z_][A-Za-z0-9_]*"
-_MODULE: Final = re.compile(rf"{_NAME}(\.{_NAME})*")
-_FUNCTION: Final = re.compile(rf"(?P<module>{_MODULE.pattern}):(?P<name>{_NAME})")
 _ARGUMENTS: Final = {
     CustomForm.EVENT: ("event",),
     CustomForm.BATCH: ("events",),
@@ -120,7 +117,7 @@ def _import(name: str, path: FlowPath) -> Any:
 
 
 def _refusal(function: str) -> str | None:
-    match = _FUNCTION.fullmatch(function)
+    match = re.fullmatch(FUNCTION, function)
     if match is None:
         return f"expected module:function, such as 'my_company.flows:convert', got {function!r}"
     dunder = next((part for part in re.split(r"[.:]", function) if part.startswith("__")), None)
@@ -145,7 +142,7 @@ def _told_allowed() -> str:
 def _checked(names: Iterable[str], source: str) -> tuple[str, ...]:
     found = tuple(names)
     for name in found:
-        if not _MODULE.fullmatch(name):
+        if not re.fullmatch(MODULE, name):
             raise ConfigError(f"{source}: expected names of modules, such as my_company.flows, got {name!r}", path=source)
     return found
 

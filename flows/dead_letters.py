@@ -193,10 +193,7 @@ def whole_letter_data(letter: Letter) -> dict[str, Any]:
     event = letter.original()
     data = letter_data(letter) | {"position": letter.place() or None, "metadata": event.metadata}
     data |= {name: getattr(event, name) for name in ("source_capability", "correlation_id", "causation_id", "user_id")}
-    try:
-        return data | {"payload": event.payload}
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return data | {"payload_base64": event.data}
+    return data | event.payload_data()
 
 
 def summary(reports: Iterable[LetterReport]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from event_streaming_bus.flows.plan import Node, fed_by
 from event_streaming_bus.flows.results import ResultMaker
 from event_streaming_bus.flows.rows import EventRows
 from event_streaming_bus.flows.segments import Ran, Segments
-from event_streaming_bus.models import ErrorHandlingStrategy, Event, StreamInfo
+from event_streaming_bus.models import ErrorHandlingStrategy, Event, Split, StreamInfo
 from event_streaming_bus.store.history_records import HistoryRecord, Late
 
 ReadEvents = Callable[[str, Sequence[int]], list[Event]]
@@ -144,16 +144,16 @@ class Emitter:
         for item in late:
             by_split.setdefault(item.split, []).append(item)
         records = []
-        for split, items in by_split.items():
-            stream_id, partition, lane = split.rsplit("/", 2)
+        for name, items in by_split.items():
+            split = Split.parse(name)
             records.append(
                 Late(
                     tenant_id=self._surroundings.source.tenant_id,
                     processor_id=self._node.processor_id,
                     processor_name=self._node.name,
-                    stream_id=stream_id,
-                    lane=lane.upper(),
-                    partition=int(partition),
+                    stream_id=split.stream_id,
+                    lane=split.lane.value,
+                    partition=split.partition,
                     offsets=[offset for item in items for offset in item.offsets],
                     window_start_ms=[item.window_start_ms for item in items for _ in item.offsets],
                     window_end_ms=[item.window_end_ms for item in items for _ in item.offsets],

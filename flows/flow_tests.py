@@ -1,7 +1,7 @@
 """The tests of a flow file: events that are given, and what is to come of them, in event time."""
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -23,7 +23,7 @@ from event_streaming_bus.flows.checker import (
     suggest,
     text,
 )
-from event_streaming_bus.flows.topology import source_ref
+from event_streaming_bus.flows.topology import names_of
 from event_streaming_bus.models import EventPriority, rfc3339, time_ms
 
 MAX_TESTS: Final = 1000
@@ -145,7 +145,7 @@ def read_test(value: object, path: Path, problems: Problems) -> Any:
 
 def check_tests(flow: Mapping[Any, object], tests: tuple[FlowTest, ...], problems: Problems) -> None:
     """Report tests of one name, and streams and processors that have no part in the flow."""
-    names = _names(flow)
+    names = names_of(flow)
     read, written = names.read - names.processors, names.written
     first: dict[str, int] = {}
     for i, test in enumerate(tests):
@@ -157,35 +157,6 @@ def check_tests(flow: Mapping[Any, object], tests: tuple[FlowTest, ...], problem
         _check_names(test.late, (*path, "late"), names.processors, "the flow has no processor", problems)
         neither = "the flow has no processor, and reads no stream,"
         _check_names(test.dead, (*path, "dead"), names.processors | read, neither, problems)
-
-
-class _Names(NamedTuple):
-    """What a flow's data names: its processors, and what they read and write."""
-
-    processors: set[str]
-    read: set[str]
-    written: set[str]
-
-
-def _names(flow: Mapping[Any, object]) -> _Names:
-    found = _Names(set(), set(), set())
-    listed = flow.get("processors")
-    for item in listed if isinstance(listed, (list, tuple)) else ():
-        if not isinstance(item, Mapping):
-            continue
-        for names, section, key in (
-            (found.processors, None, "processor_name"),
-            (found.read, None, "source_stream_id"),
-            (found.read, "processing_logic", "join_stream_id"),
-            (found.written, None, "target_stream_id"),
-            (found.written, "state_store_config", "changelog_topic"),
-        ):
-            place = item if section is None else item.get(section)
-            name = place.get(key) if isinstance(place, Mapping) else None
-            if isinstance(name, str):
-                names.add(name)
-    found.read.difference_update({name for name in found.read if source_ref(name, found.processors).port})
-    return found
 
 
 def _check_names(given: tuple[tuple[str, object], ...], path: Path, known: set[str], complaint: str, problems: Problems) -> None:

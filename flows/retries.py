@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Final, ParamSpec, TypeVar
 
+import msgspec
+
 from event_streaming_bus.errors import InvalidInputError
 from event_streaming_bus.flows.retry_policy import RetryPolicy
 
@@ -99,12 +101,7 @@ class Retrier:
 
     def with_attempts(self, max_attempts: int) -> "Retrier":
         """The same, with another number of attempts."""
-        policy = RetryPolicy(
-            max_attempts=max_attempts,
-            backoff_ms=self._policy.backoff_ms,
-            max_backoff_ms=self._policy.max_backoff_ms,
-            jitter=self._policy.jitter,
-        )
+        policy = msgspec.structs.replace(self._policy, max_attempts=max_attempts)
         return Retrier(policy, self._stopping, sleep=self._sleep, random=self._random)
 
     @property

@@ -240,11 +240,9 @@ class LogPartition(StatefulSourcePartition[Chunk, SourceState]):
 
 def read_events(log: EventLog) -> Callable[[str, Sequence[int]], list[Event]]:
     """Reads the events of a split (by its text) at some offsets, in ascending order. What retention has dropped is an error."""
-    lanes = {lane.value.lower(): lane for lane in LANES}
 
     def read(name: str, offsets: Sequence[int]) -> list[Event]:
-        stream_id, partition, lane = name.rsplit("/", 2)
-        split = Split(stream_id, lanes[lane], int(partition))
+        split = Split.parse(name)
         events: list[Event] = []
         batches: list[RecordBatch] = []
         for offset in offsets:

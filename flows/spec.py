@@ -402,17 +402,17 @@ def parse_processor(data: object, *, path: str = "processor") -> ProcessorSpec:
         if data.get("target_stream_id") is None:
             problems.add((path, "target_stream_id"), "required, but missing: on its own a processor writes to a stream")
         check_alone(data, (path,), problems)
-    problems.raise_if_any()
-    if not isinstance(spec, ProcessorSpec):  # a problem was found, so raise_if_any has raised
-        raise FlowError
-    return spec
+    return _whole(spec, problems)
 
 
 def stored_processor(data: object) -> ProcessorSpec:
     """The processor whose ``to_data`` was kept in the catalog. Raises ``FlowError`` if another version kept what this one
     cannot read."""
     problems = Problems()
-    spec = _read_processor(data, ("processor",), problems)
+    return _whole(_read_processor(data, ("processor",), problems), problems)
+
+
+def _whole(spec: object, problems: Problems) -> ProcessorSpec:
     problems.raise_if_any()
     if not isinstance(spec, ProcessorSpec):  # a problem was found, so raise_if_any has raised
         raise FlowError

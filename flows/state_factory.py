@@ -7,6 +7,7 @@ from event_streaming_bus.flows.aggregations import field_plans
 from event_streaming_bus.flows.folds.base import Fold
 from event_streaming_bus.flows.folds.calendar import Calendar
 from event_streaming_bus.flows.folds.count import CountFold
+from event_streaming_bus.flows.folds.deduplicate import DeduplicateFold
 from event_streaming_bus.flows.folds.interval_join import IntervalJoinFold
 from event_streaming_bus.flows.folds.lookup_join import LookupJoinFold
 from event_streaming_bus.flows.folds.session import SessionFold
@@ -48,8 +49,6 @@ def state_factory(spec: ProcessorSpec, make_keyed: Callable[[], Fold] | None = N
 def _fold(spec: ProcessorSpec) -> Callable[[], Fold]:
     logic, window = spec.processing_logic, spec.window
     if isinstance(logic, DeduplicateLogic):
-        from event_streaming_bus.flows.folds.deduplicate import DeduplicateFold
-
         return lambda: DeduplicateFold(logic.within_ms)
     if isinstance(logic, JoinLogic):
         return _join(logic, spec)

@@ -86,6 +86,24 @@ def check_topology(flow: Mapping[Any, object], problems: Problems) -> None:
         _check_late_readers(link, by_name, problems)
 
 
+class FlowNames(NamedTuple):
+    """What a flow's data names: its processors, the streams and processors whose events or output they read, and the streams
+    that they write."""
+
+    processors: set[str]
+    read: set[str]
+    written: set[str]
+
+
+def names_of(flow: Mapping[Any, object]) -> FlowNames:
+    """The names in a flow, as far as its data can tell."""
+    links = [_link(path, item) for path, item in _items(flow, "processors")]
+    processors = {link.name for link in links if link.name}
+    refs = [source_ref(source, processors) for link in links for _, source in link.sources]
+    read = {ref.name for ref in refs if ref.port == OUTPUT}
+    return FlowNames(processors, read, {stream for link in links for _, stream in link.written})
+
+
 def _items(flow: Mapping[Any, object], section: str) -> list[tuple[Path, Mapping[Any, object]]]:
     items = flow.get(section)
     if not isinstance(items, (list, tuple)):
@@ -176,8 +194,8 @@ def _check_state_names(items: list[tuple[Path, Mapping[Any, object]]], by_name: 
 
 def _check_sources(link: _Link, by_name: Mapping[str, _Link], problems: Problems) -> None:
     for at, source in link.sources:
-        name, dot, port = source.rpartition(".")
-        if source in by_name or not dot or name not in by_name:
+        name, port = source_ref(source, by_name)
+        if name == source:
             continue
         if port == LATE and not by_name[name].has_state:
             problems.add(at, f"{name!r} has no port late: it has no state, and nothing comes too late for it")

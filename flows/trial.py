@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 from bytewax.testing import run_main
 
-from event_streaming_bus.errors import BusError
+from event_streaming_bus.errors import BusError, cause_of
 from event_streaming_bus.flows.build import build
 from event_streaming_bus.flows.deploy import deploy
 from event_streaming_bus.flows.metrics import ProcessorMetrics, flow_metrics
@@ -20,7 +20,7 @@ from event_streaming_bus.flows.plan import Plan
 from event_streaming_bus.flows.runner import current_ends
 from event_streaming_bus.flows.source import read_events
 from event_streaming_bus.flows.spec import FlowSpec
-from event_streaming_bus.models import Event, Split, StreamConfig, StreamInfo
+from event_streaming_bus.models import Event, EventPriority, Split, StreamConfig, StreamInfo
 from event_streaming_bus.store.catalog import Catalog
 from event_streaming_bus.store.dead_letters import original, told_of
 from event_streaming_bus.store.history_records import Late, from_bytes
@@ -106,7 +106,7 @@ class Trial:
         try:
             run_main(build(plan, self.storage, until=ends))
         except BaseException as error:  # Bytewax wraps what a step raised
-            cause = _bus_error(error)
+            cause = cause_of(error, BusError)
             if cause is None:
                 raise
             raise cause from error
@@ -163,8 +163,8 @@ def _late_events(record: Late, most: int, read: Callable[[str, list[int]], list[
     if most <= 0:
         return
     offsets = sorted(set(record.offsets[:most]))
-    split = f"{record.stream_id}/{record.partition}/{record.lane.lower()}"
-    events = dict(zip(offsets, read(split, offsets), strict=True))
+    split = Split(record.stream_id, EventPriority(record.lane), record.partition)
+    events = dict(zip(offsets, read(str(split), offsets), strict=True))
     for offset, start_ms, end_ms in list(zip(record.offsets, record.window_start_ms, record.window_end_ms, strict=True))[:most]:
         yield LateEvent(record.processor_name, events[offset], start_ms, end_ms)
 
@@ -178,11 +178,3 @@ def sources_of(spec: FlowSpec) -> list[str]:
     """The names (or ids) of the streams that a flow reads, and does not write itself."""
     targets = {p.target_stream_id for p in spec.processors}
     return [name for name in spec.streams_read() if name not in targets]
-
-
-def _bus_error(error: BaseException | None) -> BusError | None:
-    while error is not None:
-        if isinstance(error, BusError):
-            return error
-        error = error.__cause__ or error.__context__
-    return None

@@ -18,6 +18,7 @@ from event_streaming_bus.flows.checker import (
     choice,
     duration_ms,
     integer,
+    listed,
     member,
     read_table,
     required,
@@ -266,8 +267,7 @@ def read_window(value: object, path: Path, problems: Problems) -> Any:
     foreign = [key for key in value if key in others]
     for key in foreign:
         owners = [each for each, of_type in WINDOW_TABLES.items() if key in of_type]
-        told = " and ".join(owners) if len(owners) < 3 else f"{', '.join(owners[:-1])} and {owners[-1]}"
-        problems.add((*path, key), f"a {name} window has no {key}; {told} {'has' if len(owners) == 1 else 'have'}")
+        problems.add((*path, key), f"a {name} window has no {key}; {listed(owners)} {'has' if len(owners) == 1 else 'have'}")
     rest = {key: item for key, item in value.items() if key not in foreign} | {"window_type": name}
     values = read_table(rest, path, table, problems)
     if values is None or foreign:

@@ -13,12 +13,12 @@ import threading
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import IO, Final, TypeVar
+from typing import IO, Final
 
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.run import cli_main
 
-from event_streaming_bus.errors import BusError, InUseError
+from event_streaming_bus.errors import BusError, InUseError, cause_of
 from event_streaming_bus.flows.build import build
 from event_streaming_bus.flows.custom_functions import import_from_working_folder
 from event_streaming_bus.flows.deploy import deploy
@@ -38,8 +38,6 @@ EXIT_ERROR: Final = 1
 RECOVERY_PARTITIONS: Final = 4
 _PARENT_POLL_S: Final = 0.1
 _LOCK_PATIENCE_S: Final = 10.0
-
-_E = TypeVar("_E", bound=BaseException)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,9 +67,9 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"esb: {error.message}\n")
         return EXIT_ERROR
     except BaseException as error:  # Bytewax wraps what a step raised; the cause says it best
-        if _cause(error, Stopped) is not None:
+        if cause_of(error, Stopped) is not None:
             return 0  # asked to stop while something waited to be tried again: that is done after the next start
-        cause = _cause(error, BusError)
+        cause = cause_of(error, BusError)
         if cause is None:
             raise
         sys.stderr.write(f"esb: {cause.message}\n")
@@ -138,15 +136,6 @@ def _lock(folder: Path, index: int) -> IO[str]:
             time.sleep(_PARENT_POLL_S)
         else:
             return file
-
-
-def _cause(error: BaseException | None, kind: type[_E]) -> _E | None:
-    """The error of this kind among the causes of ``error``."""
-    while error is not None:
-        if isinstance(error, kind):
-            return error
-        error = error.__cause__ or error.__context__
-    return None
 
 
 if __name__ == "__main__":

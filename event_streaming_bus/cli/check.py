@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from event_streaming_bus.cli.main import EXIT_ERROR, Settings
-from event_streaming_bus.cli.tables import printable
+from event_streaming_bus.cli.tables import counted, printable
 from event_streaming_bus.flows.findings import Severity
 from event_streaming_bus.flows.lint import Located, check_file
 
@@ -33,7 +33,7 @@ def check(settings: Settings, files: tuple[str, ...], strict: bool, as_json: boo
             counts[finding.severity] += 1
             click.echo(_as_json(file, finding) if as_json else _as_line(file, finding))
     told = ", ".join(_counted(severity, counts[severity]) for severity in Severity if counts[severity]) or "nothing found"
-    click.echo(f"{len(files)} file{'s' if len(files) > 1 else ''} checked: {told}", err=True)
+    click.echo(f"{counted(len(files), 'file')} checked: {told}", err=True)
     return EXIT_ERROR if counts[Severity.ERROR] or (strict and counts[Severity.WARNING]) else 0
 
 

@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from event_streaming_bus.cli.main import EXIT_SKIPPED, Settings, confirm
-from event_streaming_bus.cli.tables import print_table, printable
+from event_streaming_bus.cli.tables import counted, print_table, printable
 from event_streaming_bus.flows.dead_letters import ALL, DeadLetterService, letter_data, letter_filter, whole_letter_data
 from event_streaming_bus.flows.letter_retries import LetterReport, Result
 from event_streaming_bus.store.letters import MAX_PAGE_LETTERS, Letter, LetterBox, LetterFilter, LetterStatus
@@ -98,7 +98,7 @@ def drop(
     service = DeadLetterService(settings.open())
     count = len(set(dead_letter_ids)) if where is None else service.count(where, settings.tenant)
     if count:
-        confirm(f"{count:,} dead letter{'s' if count > 1 else ''} will be dropped for good.", yes)
+        confirm(f"{counted(count, 'dead letter')} will be dropped for good.", yes)
     reports = service.drop(dead_letter_ids if where is None else None, where=where, tenant_id=settings.tenant)
     return _tell(reports, Result.DROPPED, as_json)
 
@@ -133,7 +133,7 @@ def _tell(reports: Iterable[LetterReport], done: Result, as_json: bool) -> int:
             continue
         told = report.message
         if report.result is Result.RETRIED:
-            told = f"{report.events_written} event{'' if report.events_written == 1 else 's'} written"
+            told = f"{counted(report.events_written, 'event')} written"
         click.echo(printable("  ".join(filter(None, (report.dead_letter_id, report.result.value, told)))))
     total = [f"{counts[result]:,} {result.value.lower()}" for result in Result if counts[result]]
     click.echo(", ".join(total) or "there are no such dead letters", err=True)

@@ -9,7 +9,7 @@ import msgspec
 from event_streaming_bus.cli.main import Settings
 from event_streaming_bus.cli.modules import allow_module_option
 from event_streaming_bus.cli.run import print_metrics
-from event_streaming_bus.cli.tables import print_table
+from event_streaming_bus.cli.tables import counted, print_table
 from event_streaming_bus.errors import InvalidInputError, StreamNotFoundError
 from event_streaming_bus.flows.samples import copy_events, newest
 from event_streaming_bus.flows.spec import FlowSpec, load_flow
@@ -159,11 +159,7 @@ def _as_json(copied: dict[str, _Copied], result: TrialResult) -> str:
 
 def _event_data(event: Event) -> dict[str, Any]:
     data = {"event_id": event.event_id, "timestamp": rfc3339(event.timestamp_ms), "key": event.key}
-    data["event_type"] = event.event_type
-    try:
-        return data | {"payload": event.payload}
-    except (msgspec.DecodeError, UnicodeDecodeError):  # a dead letter may be no JSON
-        return data | {"payload_base64": event.data}
+    return data | {"event_type": event.event_type} | event.payload_data()
 
 
 def _print(copied: dict[str, _Copied], result: TrialResult) -> None:
@@ -172,7 +168,7 @@ def _print(copied: dict[str, _Copied], result: TrialResult) -> None:
     for stream, events in result.outputs.items():
         rows: list[list[Any]] = [[rfc3339(event.timestamp_ms), event.key, _payload(event)] for event in events]
         print_table(
-            ["time", "key", "payload"], rows, title=f"{stream}: {_counted(result.written[stream], 'event')} would be written"
+            ["time", "key", "payload"], rows, title=f"{stream}: {counted(result.written[stream], 'event')} would be written"
         )
     if result.late:
         rows = [
@@ -184,14 +180,14 @@ def _print(copied: dict[str, _Copied], result: TrialResult) -> None:
             ]
             for late in result.late
         ]
-        title = f"{_counted(result.late_count, 'time')} an event was too late for a window"
+        title = f"{counted(result.late_count, 'time')} an event was too late for a window"
         print_table(["processor", "time", "missed window", "payload"], rows, title=title)
     if result.dead:
         rows = [
             [dead.processor or f"schema of {dead.stream}", _short(f"{dead.error_type}: {dead.reason}"), _payload(dead.event)]
             for dead in result.dead
         ]
-        print_table(["processor", "why", "payload"], rows, title=_counted(result.dead_count, "dead letter"))
+        print_table(["processor", "why", "payload"], rows, title=counted(result.dead_count, "dead letter"))
     click.echo()
     if any(each.older for each in copied.values()):
         click.echo(_PARTIAL)
@@ -200,11 +196,7 @@ def _print(copied: dict[str, _Copied], result: TrialResult) -> None:
 
 def _extent_told(stream: str, copied: _Copied) -> str:
     newest = "the newest" if copied.older else "all"
-    return f"{newest} {_counted(copied.count, 'event')} of {stream}"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+    return f"{newest} {counted(copied.count, 'event')} of {stream}"
 
 
 def _payload(event: Event) -> str:

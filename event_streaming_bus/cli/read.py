@@ -102,11 +102,7 @@ def to_json(event: Event, info: StreamInfo, position: Position) -> str:
     for name in Event.__struct_fields__:
         if name not in ("event_id", "event_type", "timestamp_ms", "data"):
             envelope[name] = getattr(event, name)
-    try:
-        envelope["payload"] = event.payload
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        envelope["payload_base64"] = event.data
-    return msgspec.json.encode(envelope).decode()
+    return msgspec.json.encode(envelope | event.payload_data()).decode()
 
 
 def _line(event: Event, position: Position) -> str:

@@ -13,8 +13,11 @@ from event_streaming_bus.flows.checker import (
     Path,
     Problems,
     Table,
+    boolean,
+    fraction,
     integer,
     list_of,
+    listed,
     member,
     suggest,
 )
@@ -106,16 +109,9 @@ def default_name(function: AggregationFunction, field: FieldPath | None) -> str:
 
 
 def _share(value: object, path: Path, problems: Problems) -> Any:
-    accepted = "a number from 0 to 1"
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return problems.reject(path, accepted, value)
-    if not 0 <= value <= 1:
-        return problems.reject(path, accepted, value, f"; did you mean {value / 100:g}?" if 1 < value <= 100 else "")
-    return float(value)
-
-
-def _flag(value: object, path: Path, problems: Problems) -> Any:
-    return value if isinstance(value, bool) else problems.reject(path, "true or false", value)
+    if not isinstance(value, bool) and isinstance(value, (int, float)) and 1 < value <= 100:
+        return problems.reject(path, "a number from 0 to 1", value, f"; did you mean {value / 100:g}?")
+    return fraction(value, path, problems)
 
 
 OPTIONS: Final[Table] = {
@@ -126,7 +122,7 @@ OPTIONS: Final[Table] = {
     "k": Field(integer(1, MAX_K)),
     "order": Field(member(SortOrder)),
     "limit": Field(integer(1, MAX_LIMIT)),
-    "distinct": Field(_flag),
+    "distinct": Field(boolean),
 }
 """The options, with their readers."""
 
@@ -176,8 +172,7 @@ def make_aggregation(values: dict[str, Any], path: Path, field_key: str, problem
 
 def _takers(option: str) -> str:
     takers = [taker.value for taker in _TAKERS[option]]
-    named = takers[0] if len(takers) == 1 else f"{', '.join(takers[:-1])} and {takers[-1]}"
-    return f"only {named} {'does' if len(takers) == 1 else 'do'}"
+    return f"only {listed(takers)} {'does' if len(takers) == 1 else 'do'}"
 
 
 def _instead(option: str, function: AggregationFunction) -> str:

@@ -17,6 +17,7 @@ from event_streaming_bus.flows.aggregations.functions import (
 )
 from event_streaming_bus.flows.checker import (
     BAD,
+    MAX_KEY_FIELDS,
     Field,
     FieldPath,
     Path,
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
 
 
 MAX_AGGREGATIONS: Final = 100
-MAX_GROUP_FIELDS: Final = 20
 
 
 class AggregateLogic(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,7 +101,7 @@ _LOGIC: Final[Table] = {
     "as": Field(_NAME),
     **OPTIONS,
     "aggregations": Field(list_of(_read_aggregation, least=1, most=MAX_AGGREGATIONS)),
-    "group_by": Field(list_of(dotted_path, most=MAX_GROUP_FIELDS), default=()),
+    "group_by": Field(list_of(dotted_path, most=MAX_KEY_FIELDS), default=()),
     "having": Field(expression_in(Scope.PAYLOAD)),
 }
 

@@ -8,6 +8,7 @@ import msgspec
 
 from event_streaming_bus.flows.checker import (
     BAD,
+    MAX_KEY_FIELDS,
     Field,
     FieldPath,
     Path,
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from event_streaming_bus.flows.codegen import Code, Reading
     from event_streaming_bus.flows.plan import Node
     from event_streaming_bus.flows.spec import ProcessorSpec
-
-MAX_KEY_FIELDS: Final = 20
 
 
 class CustomForm(StrEnum):
@@ -74,11 +73,12 @@ def _params(value: object, path: Path, problems: Problems) -> Any:
     return json_value(value, path, problems)
 
 
-_PART: Final = r"[A-Za-z_][A-Za-z0-9_]*"
+_NAME: Final = r"[A-Za-z_][A-Za-z0-9_]*"
+MODULE: Final = rf"{_NAME}(\.{_NAME})*"
+FUNCTION: Final = rf"(?P<module>{MODULE}):(?P<name>{_NAME})"
+"""How a function is named, as a regular expression."""
 _LOGIC: Final[Table] = {
-    "function": required(
-        text(rf"{_PART}(\.{_PART})*:{_PART}", "a function as module:function, such as 'my_flows.prices:convert'", 300)
-    ),
+    "function": required(text(FUNCTION, "a function as module:function, such as 'my_flows.prices:convert'", 300)),
     "form": Field(member(CustomForm), default=CustomForm.EVENT),
     "key": Field(list_of(dotted_path, least=1, most=MAX_KEY_FIELDS), default=()),
     "params": Field(_params, default={}),

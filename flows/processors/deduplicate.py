@@ -7,6 +7,7 @@ import msgspec
 
 from event_streaming_bus.flows.checker import (
     BAD,
+    MAX_KEY_FIELDS,
     FieldPath,
     Path,
     Problems,
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from event_streaming_bus.flows.codegen import Code, Reading
     from event_streaming_bus.flows.plan import Node
     from event_streaming_bus.flows.spec import ProcessorSpec
-
-MAX_KEY_FIELDS: Final = 20
 
 
 class DeduplicateLogic(msgspec.Struct, frozen=True, kw_only=True):

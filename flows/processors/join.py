@@ -13,6 +13,7 @@ import msgspec
 from event_streaming_bus.expressions import Expression, Scope
 from event_streaming_bus.flows.checker import (
     BAD,
+    MAX_KEY_FIELDS,
     Field,
     FieldPath,
     Path,
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     from event_streaming_bus.flows.codegen import Code, Reading
     from event_streaming_bus.flows.plan import Node
     from event_streaming_bus.flows.spec import ProcessorSpec
-
-MAX_KEY_FIELDS: Final = 20
 
 
 class JoinType(StrEnum):
@@ -161,12 +160,11 @@ def payload_paths(spec: "ProcessorSpec", side: int = 0) -> Iterator[FieldPath]:
 
 def generate(node: "Node", number: str, code: "Code", reading: "Reading", below: "Callable[[Reading], None]", side: int) -> None:
     """Write the lines of one side of a JOIN: events are gathered by key group."""
-    from event_streaming_bus.flows.folds.base import LEFT
     from event_streaming_bus.flows.gathering import gather_entries, raw_payload
 
     logic = _logic(node.spec)
-    # The row of a table is there before the events of the same time that look it up.
-    rank = 1 if logic.lookup is not None and side == LEFT else 0 if logic.lookup is not None else side
+    # The row of a table, on the right side, is there before the events of the same time that look it up.
+    rank = side if logic.lookup is None else 1 - side
     key = [pair[side] for pair in logic.on]
     gather_entries(number, key, code, reading, lambda: raw_payload(code, reading), side=side, rank=rank)
 

@@ -9,6 +9,7 @@ import msgspec
 from event_streaming_bus.flows.aggregations import Aggregation, AggregationFunction
 from event_streaming_bus.flows.checker import (
     BAD,
+    MAX_KEY_FIELDS,
     Field,
     FieldPath,
     Path,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from event_streaming_bus.flows.plan import Node
     from event_streaming_bus.flows.spec import ProcessorSpec
 
-MAX_GROUP_FIELDS: Final = 20
 MAX_EVENTS: Final = 100_000
 DEFAULT_MAX_EVENTS: Final = 10_000
 _COUNT: Final = {"count": "the number of events"}
@@ -77,7 +77,7 @@ class WindowLogic(msgspec.Struct, frozen=True, kw_only=True):
 
 _LOGIC: Final[Table] = {
     "output": Field(member(WindowOutput), default=WindowOutput.CONTENTS),
-    "group_by": Field(list_of(dotted_path, most=MAX_GROUP_FIELDS), default=()),
+    "group_by": Field(list_of(dotted_path, most=MAX_KEY_FIELDS), default=()),
     "max_events": Field(integer(1, MAX_EVENTS), default=DEFAULT_MAX_EVENTS),
 }
 
