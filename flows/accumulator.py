@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from event_streaming_bus.flows.aggregations import FieldPartial, FieldPlan, merge, summarize
+from event_streaming_bus.flows.aggregations import FieldPartial, FieldPlan, merge_all, summarize_all
 
 _PENDING: Final = 64
 
@@ -49,18 +49,14 @@ class Accumulator:
         if not self._columns:
             return
         columns, self._columns = self._columns, []
-        fresh = [summarize(plan, list(values)) for plan, values in zip(self._plans, zip(*columns, strict=True), strict=True)]
-        if self._partials is None:
-            self._partials = fresh
-        else:
-            self._merge(fresh)
+        fresh = summarize_all(self._plans, zip(*columns, strict=True))
+        self._merge(fresh)
 
     def _merge(self, others: list[FieldPartial]) -> None:
         if self._partials is None:
             self._partials = others
-            return
-        for into, other in zip(self._partials, others, strict=True):
-            merge(into, other)
+        else:
+            merge_all(self._partials, others)
 
     def save(self) -> tuple[int, list[tuple[Any, ...]], list[FieldPartial] | None]:
         """All that is kept, to be pickled before adding goes on: it is not copied."""

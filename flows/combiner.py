@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from event_streaming_bus.flows.aggregations import field_plans, summarize
+from event_streaming_bus.flows.aggregations import field_plans, summarize_all
 from event_streaming_bus.flows.gathering import KnownKeys
 from event_streaming_bus.flows.items import Chunk, KeyGroupMessage, LatePartial, Partial, Progress, ToKeyGroup
 from event_streaming_bus.flows.key_groups import KEY_GROUP_NAMES, KEY_GROUPS
@@ -105,8 +105,7 @@ class Combiner:
     ) -> Partial:
         if len(indexes) < _SUM_UP_FROM:
             return Partial(slice_ms, key, indexes, columns, None, from_end_ms)
-        summed = [summarize(plan, column) for plan, column in zip(self._plans, columns, strict=True)]
-        return Partial(slice_ms, key, indexes, (), summed, from_end_ms)
+        return Partial(slice_ms, key, indexes, (), summarize_all(self._plans, columns), from_end_ms)
 
     def _sum_up_late(
         self,

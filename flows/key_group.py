@@ -164,8 +164,7 @@ class KeyGroup(StatefulBatchLogic[KeyGroupMessage, Closed, bytes]):
             again += self._repeat(FOREVER)
             results += self._close(mark, tally)
         told_ms = FOREVER if finished else self._horizon_ms
-        counted = tally.released or tally.filtered or tally.dead or tally.skipped or tally.late
-        to_write = bool(results or late or counted)
+        to_write = bool(results or late or any(tally.counts()))
         if not (to_write or again) and not (self._settings.feeds and told_ms is not None and told_ms != self._told_ms):
             return None
         self._told_ms = told_ms
@@ -206,10 +205,10 @@ class KeyGroup(StatefulBatchLogic[KeyGroupMessage, Closed, bytes]):
 
     def _close(self, mark: WindowMark, tally: Tally) -> list[Result]:
         """Close everything. Were this not noted, what no horizon was due for would be counted once more after a crash."""
-        before = tally.released, tally.filtered, tally.dead, tally.skipped, tally.late
+        before = tally.counts()
         self._count_behind(tally)
         results, end_ms = self._state.close(FOREVER, tally)
-        if results or (tally.released, tally.filtered, tally.dead, tally.skipped, tally.late) != before:
+        if results or tally.counts() != before:
             due_ms = results[-1].at_ms if results else _BEFORE_ALL
             horizon_ms = _BEFORE_ALL if self._horizon_ms is None else self._horizon_ms
             self._horizon_ms = self._closed_ms = max(end_ms, due_ms, horizon_ms, self._closed_ms + 1)

@@ -6,6 +6,7 @@ Gain", SIGMOD Record 34, 2005).
 """
 
 from bisect import bisect_right
+from collections.abc import Callable
 from math import gcd
 from typing import TYPE_CHECKING, Protocol
 
@@ -90,6 +91,19 @@ def slicing_of(window: Window | None) -> Slicing | None:
     if isinstance(window, CalendarWindow):
         return CalendarSlices(window)
     return None
+
+
+def bounds_of(window: TumblingWindow | CalendarWindow) -> Callable[[int], tuple[int, int]]:
+    """What gives the ``(start, end)`` of the window that a time is in."""
+    if isinstance(window, CalendarWindow):
+        return Calendar(window.calendar_unit, window.time_zone).bounds
+    size_ms, offset_ms = window.window_size_ms, window.offset_ms
+
+    def bounds(timestamp_ms: int) -> tuple[int, int]:
+        start_ms = timestamp_ms - (timestamp_ms - offset_ms) % size_ms
+        return start_ms, start_ms + size_ms
+
+    return bounds
 
 
 def missed(windows: list[tuple[int, int]], horizon_ms: int) -> int:

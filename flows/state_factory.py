@@ -5,7 +5,6 @@ from typing import Final
 
 from event_streaming_bus.flows.aggregations import field_plans
 from event_streaming_bus.flows.folds.base import Fold
-from event_streaming_bus.flows.folds.calendar import Calendar
 from event_streaming_bus.flows.folds.count import CountFold
 from event_streaming_bus.flows.folds.deduplicate import DeduplicateFold
 from event_streaming_bus.flows.folds.interval_join import IntervalJoinFold
@@ -18,7 +17,7 @@ from event_streaming_bus.flows.processors import aggregations_of
 from event_streaming_bus.flows.processors.custom import CustomLogic
 from event_streaming_bus.flows.processors.deduplicate import DeduplicateLogic
 from event_streaming_bus.flows.processors.join import JoinLogic, JoinType
-from event_streaming_bus.flows.slices import CalendarSlices, Slicing, slicing_of
+from event_streaming_bus.flows.slices import CalendarSlices, Slicing, bounds_of, slicing_of
 from event_streaming_bus.flows.spec import ProcessorSpec
 from event_streaming_bus.flows.states import KeyedState, MissedWindow, OrderedState, SlicedState
 from event_streaming_bus.flows.window_config import (
@@ -76,16 +75,8 @@ def _join(logic: JoinLogic, spec: ProcessorSpec) -> Callable[[], Fold]:
 def missed_window_of(spec: ProcessorSpec) -> MissedWindow:
     """The window that an event at a time would have been in; for what has no windows, the time it is compared with others."""
     window = spec.window
-    if isinstance(window, CalendarWindow):
-        return Calendar(window.calendar_unit, window.time_zone).bounds
-    if isinstance(window, TumblingWindow):
-        size_ms, offset_ms = window.window_size_ms, window.offset_ms
-
-        def bounds(timestamp_ms: int) -> tuple[int, int]:
-            start_ms = timestamp_ms - (timestamp_ms - offset_ms) % size_ms
-            return start_ms, start_ms + size_ms
-
-        return bounds
+    if isinstance(window, (TumblingWindow, CalendarWindow)):
+        return bounds_of(window)
     span_ms = span_of(spec)
     return lambda timestamp_ms: (timestamp_ms, timestamp_ms + span_ms)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any, Final, Protocol, TypeAlias
 
-from event_streaming_bus.flows.aggregations import FieldPartial, FieldPlan, merge, summarize
+from event_streaming_bus.flows.aggregations import FieldPartial, FieldPlan, merge_all, summarize_all
 from event_streaming_bus.flows.folds.base import FOREVER, Entry, Fold, Result, Tally, TimedQueue
 from event_streaming_bus.flows.folds.windows import WindowResult, copied
 from event_streaming_bus.flows.items import KeyGroupMessage, LatePartial, Partial
@@ -68,18 +68,17 @@ class _Slot:
     def sums(self, plans: Sequence[FieldPlan]) -> list[FieldPartial]:
         """What is kept of the fields, all summed up."""
         if self.columns and self.columns[0]:
-            fresh = [summarize(plan, column) for plan, column in zip(plans, self.columns, strict=True)]
+            fresh = summarize_all(plans, self.columns)
             self.columns = ()
-            _add(self, fresh)
+            self.add(fresh)
         return self.fields if self.fields is not None else [FieldPartial() for _ in plans]
 
-
-def _add(slot: _Slot, fields: list[FieldPartial]) -> None:
-    if slot.fields is None:
-        slot.fields = fields
-        return
-    for into, other in zip(slot.fields, fields, strict=True):
-        merge(into, other)
+    def add(self, fields: list[FieldPartial]) -> None:
+        """More values, summed up."""
+        if self.fields is None:
+            self.fields = fields
+        else:
+            merge_all(self.fields, fields)
 
 
 class SlicedState:
@@ -133,7 +132,7 @@ class SlicedState:
             return
         slot.count += len(partial.indexes)
         if partial.fields is not None:
-            _add(slot, partial.fields)
+            slot.add(partial.fields)
         elif not slot.columns:
             slot.columns = partial.columns
         else:
@@ -186,8 +185,7 @@ class SlicedState:
                 fields = slot.sums(self._plans)
                 if key in counts:
                     counts[key] += slot.count
-                    for into, other in zip(sums[key], fields, strict=True):
-                        merge(into, other)
+                    merge_all(sums[key], fields)
                 else:
                     counts[key] = slot.count
                     sums[key] = fields if last else copied(fields)

@@ -8,7 +8,7 @@ an approximate percentile are the same whatever the order of values and the cuts
 from event_streaming_bus.flows.aggregations.answers import collected, result
 from event_streaming_bus.flows.aggregations.functions import Aggregation, AggregationFunction, PercentileMethod, SortOrder
 from event_streaming_bus.flows.aggregations.kept import ANYTHING, NUMBERS, ORDERED
-from event_streaming_bus.flows.aggregations.partial import FieldPartial, merge, summarize
+from event_streaming_bus.flows.aggregations.partial import FieldPartial, merge, merge_all, summarize, summarize_all
 from event_streaming_bus.flows.aggregations.plan import FieldPlan, field_plans, payload_plan
 from event_streaming_bus.flows.aggregations.sums import Number, expansion
 
@@ -27,7 +27,9 @@ __all__ = [
     "expansion",
     "field_plans",
     "merge",
+    "merge_all",
     "payload_plan",
     "result",
     "summarize",
+    "summarize_all",
 ]

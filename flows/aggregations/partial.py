@@ -1,6 +1,6 @@
 """The partial: what is kept of one field in one window of one key, and how partials are made and merged."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -30,11 +30,11 @@ class FieldPartial(msgspec.Struct, array_like=True, gc=False):
     kept: dict[Need, Kept] | None = None
 
 
-def summarize(plan: FieldPlan, values: list[Any]) -> FieldPartial:
+def summarize(plan: FieldPlan, values: Sequence[Any]) -> FieldPartial:
     """The partial of ``values``, all of ``plan.accepted`` types, or of entries with such values where the plan is ordered.
     Nulls do not count."""
     if plan.needs:
-        return _summarize_all(plan, values)
+        return _summarize_with_needs(plan, values)
     kinds = set(map(type, values))
     if type(None) in kinds:
         values = [v for v in values if v is not None]
@@ -45,7 +45,12 @@ def summarize(plan: FieldPlan, values: list[Any]) -> FieldPartial:
     return partial
 
 
-def _summarize_numbers(plan: FieldPlan, values: list[Any], kinds: set[type], partial: FieldPartial) -> None:
+def summarize_all(plans: Sequence[FieldPlan], columns: Iterable[Sequence[Any]]) -> list[FieldPartial]:
+    """The partial of each plan, of its column of values."""
+    return [summarize(plan, column) for plan, column in zip(plans, columns, strict=True)]
+
+
+def _summarize_numbers(plan: FieldPlan, values: Sequence[Any], kinds: set[type], partial: FieldPartial) -> None:
     numbers = values
     if str in kinds:
         texts = [v for v in values if v.__class__ is str]
@@ -64,7 +69,7 @@ def _summarize_numbers(plan: FieldPlan, values: list[Any], kinds: set[type], par
         partial.low_number, partial.high_number = min(numbers), max(numbers)
 
 
-def _summarize_all(plan: FieldPlan, values: list[Any]) -> FieldPartial:
+def _summarize_with_needs(plan: FieldPlan, values: Sequence[Any]) -> FieldPartial:
     entries: Sequence[Any] = ()
     if plan.ordered:
         entries = [entry for entry in values if entry[2] is not None]
@@ -81,6 +86,12 @@ def _summarize_all(plan: FieldPlan, values: list[Any]) -> FieldPartial:
         state = partial.kept[need] = need.empty()
         state.add(entries if need.kind.ordered else values)
     return partial
+
+
+def merge_all(into: Sequence[FieldPartial], others: Sequence[FieldPartial]) -> None:
+    """Add ``others``, partials of the same plans, to ``into``."""
+    for one, other in zip(into, others, strict=True):
+        merge(one, other)
 
 
 def merge(into: FieldPartial, other: FieldPartial) -> None:

@@ -67,6 +67,10 @@ class Tally(msgspec.Struct):
     late: int = 0
     failures: list["Failure"] = []
 
+    def counts(self) -> tuple[int, ...]:
+        """All that was counted: while it is the same, nothing more was."""
+        return self.released, self.filtered, self.dead, self.skipped, self.late
+
 
 class Failure(msgspec.Struct, frozen=True):
     """An event that a processor with state failed on, at the horizon ``at_ms``, after so many attempts."""

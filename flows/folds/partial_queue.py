@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from event_streaming_bus.flows.aggregations import FieldPartial, merge
+from event_streaming_bus.flows.aggregations import FieldPartial, merge_all
 from event_streaming_bus.flows.folds.windows import combined, copied
 
 Partials: TypeAlias = Sequence[FieldPartial]
@@ -34,8 +34,7 @@ class PartialQueue:
         if len(back) == 2:  # of one item, the sum is the item itself
             self._back_sum = combined(back[0], partials)
         elif len(back) > 2:
-            for into, other in zip(self._back_sum, partials, strict=True):
-                merge(into, other)
+            merge_all(self._back_sum, partials)
 
     def pop(self) -> None:
         """Drop the oldest item; there must be one."""

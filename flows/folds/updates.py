@@ -6,8 +6,8 @@ from typing import Any, Final
 from event_streaming_bus.flows.accumulator import Accumulator
 from event_streaming_bus.flows.aggregations import FieldPlan
 from event_streaming_bus.flows.folds.base import FOREVER, Entry, Result, Tally
-from event_streaming_bus.flows.folds.calendar import Calendar
 from event_streaming_bus.flows.folds.windows import OpenWindow, next_multiple, rhythm
+from event_streaming_bus.flows.slices import bounds_of
 from event_streaming_bus.flows.window_config import CalendarWindow, GlobalWindow, TumblingWindow
 
 _EPOCH_MS: Final = 0
@@ -28,12 +28,9 @@ class UpdatesFold:
     def __init__(self, window: TumblingWindow | CalendarWindow | GlobalWindow, plans: Sequence[FieldPlan]) -> None:
         self._every_ms, self._every_events, self._retract = rhythm(window.updates)
         self._plans = plans
-        self._size_ms = window.window_size_ms if isinstance(window, TumblingWindow) else 0
-        self._offset_ms = window.offset_ms if isinstance(window, TumblingWindow) else 0
-        self._calendar = Calendar(window.calendar_unit, window.time_zone) if isinstance(window, CalendarWindow) else None
-        self._is_global = isinstance(window, GlobalWindow)
+        self._bounds = None if isinstance(window, GlobalWindow) else bounds_of(window)
         self._start_ms = _EPOCH_MS
-        self._end_ms = FOREVER if self._is_global else _NONE_OPEN
+        self._end_ms = FOREVER if self._bounds is None else _NONE_OPEN
         self._windows: dict[bytes, OpenWindow] = {}
         self._fresh: dict[bytes, OpenWindow] = {}
         self._update_ms = FOREVER
@@ -46,7 +43,7 @@ class UpdatesFold:
         for timestamp_ms, _, _, _, key, value, _ in entries:
             if timestamp_ms >= due_ms:
                 self._pass_time(timestamp_ms, results, tally)
-                if self._end_ms == _NONE_OPEN:
+                if self._bounds is not None and self._end_ms == _NONE_OPEN:
                     self._start_ms, self._end_ms = self._bounds(timestamp_ms)
                 due_ms = min(self._end_ms, self._update_ms)
             window = windows.get(key)
@@ -66,18 +63,12 @@ class UpdatesFold:
                     window.update(results, timestamp_ms + 1, timestamp_ms, key, self._span(), self._retract)
         if horizon_ms >= due_ms:
             self._pass_time(horizon_ms, results, tally)
-        if self._is_global:
+        if self._bounds is None:
             tally.released += len(entries)
         return results
 
-    def _bounds(self, timestamp_ms: int) -> tuple[int, int]:
-        if self._calendar is not None:
-            return self._calendar.bounds(timestamp_ms)
-        start_ms = timestamp_ms - (timestamp_ms - self._offset_ms) % self._size_ms
-        return start_ms, start_ms + self._size_ms
-
     def _span(self) -> tuple[int | None, int | None]:
-        return (None, None) if self._is_global else (self._start_ms, self._end_ms)
+        return (None, None) if self._bounds is None else (self._start_ms, self._end_ms)
 
     def _pass_time(self, until_ms: int, results: list[Result], tally: Tally) -> None:
         """Do all that is due by ``until_ms``."""
@@ -86,7 +77,7 @@ class UpdatesFold:
                 self._fresh[key].update(results, self._update_ms, self._update_ms, key, self._span(), self._retract)
             self._fresh.clear()
             self._update_ms = FOREVER
-        if self._windows and self._end_ms <= until_ms and not self._is_global:
+        if self._windows and self._end_ms <= until_ms and self._bounds is not None:
             end_ms = self._end_ms
             for key in sorted(self._windows):
                 window = self._windows[key]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from event_streaming_bus.flows.accumulator import Accumulator
-from event_streaming_bus.flows.aggregations import FieldPartial, FieldPlan, merge
+from event_streaming_bus.flows.aggregations import FieldPartial, FieldPlan, merge_all
 from event_streaming_bus.flows.folds.base import Result
 from event_streaming_bus.flows.window_config import Updates
 
@@ -28,15 +28,15 @@ class WindowResult(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 def copied(partials: Sequence[FieldPartial]) -> list[FieldPartial]:
     """The same partials, which stay as they are when the given ones go on being added to."""
-    return combined(partials, [FieldPartial() for _ in partials])
+    fresh = [FieldPartial() for _ in partials]
+    merge_all(fresh, partials)
+    return fresh
 
 
 def combined(one: Sequence[FieldPartial], other: Sequence[FieldPartial]) -> list[FieldPartial]:
     """The partials of the values of both, neither of which is changed."""
-    fresh = [FieldPartial() for _ in one]
-    for into, first, second in zip(fresh, one, other, strict=True):
-        merge(into, first)
-        merge(into, second)
+    fresh = copied(one)
+    merge_all(fresh, other)
     return fresh
 
 
