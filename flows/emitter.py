@@ -61,8 +61,7 @@ class Emitter:
         if to_write:
             item, ran = self._written(to_write)
             items.append(item)
-            for number, parts in ran.gathered.items():
-                gathered.gathered.setdefault(number, []).extend(parts)
+            gathered.gather(ran.gathered)
         if self._combiners:
             horizons: dict[str, int] = {}
             for each in closed:
@@ -90,7 +89,7 @@ class Emitter:
         self._set_aside([*((event, error, 1) for event, error in failed), *_failures(closed)], ran)
         late = [item for each in closed for item in each.late]
         if late and self._node.late_children:
-            _join(ran, self._segments.run(self._node.late_children, EventRows(self._late_events(late))))
+            ran.join(self._segments.run(self._node.late_children, EventRows(self._late_events(late))))
         for outcome in ran.nodes:
             add_counts(mark.counts, outcome.node.processor_id, outcome.counts)
         records = self._late_records(late, max(each.horizon_ms for each in closed))
@@ -121,7 +120,7 @@ class Emitter:
             return
         dead = [dead_event(self._node, event, error, str(error), self._surroundings, {}, tried) for event, error, tried in failed]
         if self._node.error_children:
-            _join(ran, self._segments.run(self._node.error_children, EventRows(dead)))
+            ran.join(self._segments.run(self._node.error_children, EventRows(dead)))
         else:
             ran.add(self._surroundings.dead_letters.stream_id, dead)
 
@@ -172,11 +171,3 @@ def upstream_name(node: Node, key_group: str) -> str:
 def _failures(closed: list[Closed]) -> list[_Failed]:
     """The events that the processor failed on."""
     return [(failure.entry[5], failure.error, failure.attempts) for each in closed for failure in each.tally.failures]
-
-
-def _join(ran: Ran, other: Ran) -> None:
-    for stream_id, made in other.events.items():
-        ran.add(stream_id, made)
-    ran.nodes += other.nodes
-    for number, parts in other.gathered.items():
-        ran.gathered.setdefault(number, []).extend(parts)

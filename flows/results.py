@@ -14,7 +14,7 @@ from event_streaming_bus.flows.items import LateEvents
 from event_streaming_bus.flows.plan import Node
 from event_streaming_bus.flows.processors.aggregate import AggregateLogic
 from event_streaming_bus.flows.processors.join import JoinLogic
-from event_streaming_bus.flows.processors.output_names import WINDOW_END, WINDOW_START
+from event_streaming_bus.flows.processors.output_names import WINDOW_END, WINDOW_START, gives_updates
 from event_streaming_bus.flows.processors.window import WindowLogic, WindowOutput
 from event_streaming_bus.models import Event, StreamInfo, rfc3339
 
@@ -45,7 +45,7 @@ class ResultMaker:
         self._key_texts: dict[bytes, str] = {}
         self._bounds_ms: tuple[int | None, int | None] | None = None
         self._bounds: dict[str, str | None] = {}
-        self._has_updates = getattr(node.spec.window, "updates", None) is not None
+        self._has_updates = gives_updates(node.spec.window)
         logic = node.spec.processing_logic
         self._make: Callable[[Sequence[Result]], _Made] = self._passed_on
         if isinstance(logic, AggregateLogic):
@@ -132,12 +132,13 @@ class ResultMaker:
     def _aggregated(self, results: Sequence[Result]) -> _Made:
         logic = self._node.spec.processing_logic
         assert isinstance(logic, AggregateLogic)  # noqa: S101 - __init__ has looked
+        names = logic.group_names
         kept: list[Result] = []
         payloads: list[bytes] = []
         failed: list[tuple[Event, Exception]] = []
         for each in results:
             value: WindowResult = each.value
-            payload = self._window_payload(each, logic.group_names)
+            payload = self._window_payload(each, names)
             step = ""
             try:
                 for item, position in self._fields:
@@ -169,7 +170,7 @@ class ResultMaker:
     def _windows(self, results: Sequence[Result]) -> _Made:
         logic = self._node.spec.processing_logic
         assert isinstance(logic, WindowLogic)  # noqa: S101 - __init__ has looked
-        names = ["_".join(path) for path in logic.group_by]
+        names = logic.group_names
         events = []
         for each in results:
             payload = self._window_payload(each, names) | {"count": each.value.count}
@@ -181,9 +182,8 @@ class ResultMaker:
                 payload["events"] = [msgspec.Raw(raw) for raw in contents]
                 events.append(self._event(each, msgspec.json.encode(payload)))
                 continue
-            bounds = {name: payload[name] for name in ("window_start", "window_end")}
             for number, raw in enumerate(contents):
-                data = msgspec.json.encode({**msgspec.json.decode(raw), **bounds})
+                data = msgspec.json.encode({**msgspec.json.decode(raw), **self._bounds})
                 events.append(self._event(each, data, number))
         return events, []
 

@@ -4,7 +4,7 @@ A tree ends where a processor makes several events of one, or sets failed ones a
 reads on from there is a tree of its own over those events.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -39,6 +39,18 @@ class Ran(msgspec.Struct):
     def add(self, stream_id: str, events: Iterable[Event]) -> None:
         """More events for a stream."""
         self.events.setdefault(stream_id, []).extend(events)
+
+    def join(self, other: "Ran") -> None:
+        """All that came of another run."""
+        for stream_id, made in other.events.items():
+            self.add(stream_id, made)
+        self.nodes += other.nodes
+        self.gather(other.gathered)
+
+    def gather(self, gathered: Mapping[int, Sequence[Gathered]]) -> None:
+        """More that was gathered."""
+        for number, parts in gathered.items():
+            self.gathered.setdefault(number, []).extend(parts)
 
 
 class Segments:

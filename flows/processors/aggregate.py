@@ -40,6 +40,7 @@ from event_streaming_bus.flows.processors.output_names import (
     WINDOW_START,
     OutputName,
     gives_updates,
+    group_names,
     group_outputs,
     names_differ,
 )
@@ -65,8 +66,8 @@ class AggregateLogic(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def group_names(self) -> tuple[str, ...]:
-        """The output name of each group field: its path, dots turned into underscores."""
-        return tuple("_".join(path) for path in self.group_by)
+        """The output name of each group field."""
+        return group_names(self.group_by)
 
     def to_data(self) -> dict[str, object]:
         items = [item.to_data() for item in self.aggregations]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from event_streaming_bus.flows.checker import Path, Problems
+from event_streaming_bus.flows.checker import FieldPath, Path, Problems
 
 WINDOW_START: Final = "window_start"
 WINDOW_END: Final = "window_end"
@@ -11,6 +11,11 @@ UPDATE_FIELDS: Final = ("revision", "is_final")
 """What an output has besides where windows give out updates."""
 WINDOW_NAMES: Final = {WINDOW_START: "the window's start", WINDOW_END: "the window's end"}
 UPDATE_NAMES: Final = dict.fromkeys((*UPDATE_FIELDS, "retraction"), "the window's updates")
+
+
+def group_names(group_by: Iterable[FieldPath]) -> tuple[str, ...]:
+    """The output name of each group field: its path, dots turned into underscores."""
+    return tuple("_".join(path) for path in group_by)
 
 
 class OutputName(NamedTuple):

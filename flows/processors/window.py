@@ -25,6 +25,7 @@ from event_streaming_bus.flows.processors.output_names import (
     UPDATE_NAMES,
     WINDOW_NAMES,
     gives_updates,
+    group_names,
     group_outputs,
     names_differ,
 )
@@ -63,8 +64,8 @@ class WindowLogic(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def group_names(self) -> tuple[str, ...]:
-        """The output name of each group field: its path, dots turned into underscores."""
-        return tuple("_".join(path) for path in self.group_by)
+        """The output name of each group field."""
+        return group_names(self.group_by)
 
     def to_data(self) -> dict[str, object]:
         data: dict[str, object] = {"output": self.output.value}
