@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 from event_streaming_bus.flows.types import (
     ANY,
     BOOLEAN,
+    COUNTS,
     INTEGER,
     NUMBER,
     NUMERIC,
@@ -14,12 +15,12 @@ from event_streaming_bus.flows.types import (
     Type,
     list_of,
     not_null,
+    number_of,
     union,
 )
 
 Accepted = frozenset[Kind]
 _ANYTHING: Final[Accepted] = frozenset()
-_COUNTS: Final = NUMERIC | {Kind.BOOLEAN}
 _TEXT: Final = frozenset({Kind.TEXT})
 _LIST: Final = frozenset({Kind.LIST})
 
@@ -33,7 +34,7 @@ class _Signature(NamedTuple):
 
 
 def _same_number(arguments: Sequence[Type]) -> Type:
-    return INTEGER if arguments[0].is_only({Kind.INTEGER, Kind.BOOLEAN}) else NUMBER
+    return number_of(arguments[0])
 
 
 def _rounded(arguments: Sequence[Type]) -> Type:
@@ -55,24 +56,24 @@ def _as_sorted(arguments: Sequence[Type]) -> Type:
 
 
 _SIGNATURES: Final[dict[str, _Signature]] = {
-    "abs": _Signature((_COUNTS,), _same_number),
+    "abs": _Signature((COUNTS,), _same_number),
     "all": _Signature((_LIST,), BOOLEAN),
     "any": _Signature((_LIST,), BOOLEAN),
     "bool": _Signature((), BOOLEAN),
     "coalesce": _Signature((), _first_given),
     "concat": _Signature((), TEXT),
     "date": _Signature((NUMERIC,), TEXT),
-    "float": _Signature((_COUNTS | _TEXT,), NUMBER),
+    "float": _Signature((COUNTS | _TEXT,), NUMBER),
     "format_time": _Signature((NUMERIC, _TEXT), TEXT),
     "hash": _Signature((), INTEGER),
     "hour": _Signature((NUMERIC,), INTEGER),
-    "int": _Signature((_COUNTS | _TEXT,), INTEGER),
+    "int": _Signature((COUNTS | _TEXT,), INTEGER),
     "len": _Signature((_TEXT | _LIST | {Kind.OBJECT},), INTEGER),
     "matches": _Signature((_TEXT, _TEXT), BOOLEAN),
     "max": _Signature((), _extreme),
     "min": _Signature((), _extreme),
     "parse_time": _Signature((_TEXT | {Kind.INTEGER},), INTEGER),
-    "round": _Signature((_COUNTS, NUMERIC), _rounded),
+    "round": _Signature((COUNTS, NUMERIC), _rounded),
     "sorted": _Signature((_LIST,), _as_sorted),
     "str": _Signature((), TEXT),
     "sum": _Signature((_LIST,), NUMBER),

@@ -21,10 +21,9 @@ from event_streaming_bus.flows.narrowing import ORDERING, constants, narrowed, w
 from event_streaming_bus.flows.types import (
     ANY,
     BOOLEAN,
-    INTEGER,
+    COUNTS,
     NULL,
     NUMBER,
-    NUMERIC,
     TEXT,
     Kind,
     Others,
@@ -32,6 +31,7 @@ from event_streaming_bus.flows.types import (
     field_of,
     list_of,
     not_null,
+    number_of,
     object_of,
     of_values,
     or_null,
@@ -40,9 +40,7 @@ from event_streaming_bus.flows.types import (
     with_field,
 )
 
-_COUNTS: Final = NUMERIC | {Kind.BOOLEAN}
-"""What arithmetic takes: true and false count as 1 and 0."""
-_CLASSES: Final = (_COUNTS, frozenset({Kind.TEXT}), frozenset({Kind.LIST}), frozenset({Kind.OBJECT}), frozenset({Kind.NULL}))
+_CLASSES: Final = (COUNTS, frozenset({Kind.TEXT}), frozenset({Kind.LIST}), frozenset({Kind.OBJECT}), frozenset({Kind.NULL}))
 _SIGNS: Final[dict[type[ast.AST], str]] = {
     ast.Add: "+",
     ast.Sub: "-",
@@ -202,10 +200,10 @@ class _Inference:
         if isinstance(node.op, ast.Not):
             outcome = truth(kind)
             return BOOLEAN if outcome is None else of_values([not outcome])
-        self.need(node.operand, kind, _COUNTS, _SIGNS[type(node.op)])
+        self.need(node.operand, kind, COUNTS, _SIGNS[type(node.op)])
         if (listed := constants(node)) is not None:
             return of_values(listed)
-        return _sum_type(kind, INTEGER)
+        return number_of(kind)
 
     def _ifexp(self, node: ast.IfExp, root: Type) -> Type:
         outcome = truth(self.of(node.test, root))
@@ -300,17 +298,17 @@ class _Inference:
             return list_of(union(left.item or ANY, right.item or ANY))
         if isinstance(node.op, ast.Div | ast.Pow):
             return NUMBER
-        if isinstance(node.op, ast.Add) and not (left.is_only(_COUNTS) or right.is_only(_COUNTS)):
+        if isinstance(node.op, ast.Add) and not (left.is_only(COUNTS) or right.is_only(COUNTS)):
             return ANY
-        return _sum_type(left, right)
+        return number_of(left, right)
 
     def _check_operands(self, node: ast.BinOp, left: Type, right: Type) -> None:
         sign = _SIGNS.get(type(node.op), "this operator")
         if not isinstance(node.op, ast.Add):
-            self.need(node.left, left, _COUNTS, sign)
-            self.need(node.right, right, _COUNTS, sign)
+            self.need(node.left, left, COUNTS, sign)
+            self.need(node.right, right, COUNTS, sign)
             return
-        addends = (_COUNTS, frozenset({Kind.TEXT}), frozenset({Kind.LIST}))
+        addends = (COUNTS, frozenset({Kind.TEXT}), frozenset({Kind.LIST}))
         given = next((kinds for kinds in addends if left.is_only(kinds)), None)
         self.need(node.left, left, frozenset().union(*addends), sign)
         what = sign if given is None else f"{sign} after {_solid(left)}"
@@ -368,11 +366,6 @@ def _folded(sign: ast.AST, left: Type, right: Type) -> Any:
         return apply(left.values[0], right.values[0])
     except (TypeError, ValueError, ArithmeticError):
         return None  # it fails whenever it is evaluated, which the types have told
-
-
-def _sum_type(left: Type, right: Type) -> Type:
-    whole = {Kind.INTEGER, Kind.BOOLEAN}
-    return INTEGER if left.is_only(whole) and right.is_only(whole) else NUMBER
 
 
 def _shown(node: ast.expr, kind: Type) -> str:

@@ -17,14 +17,13 @@ from event_streaming_bus.flows.flow_file import read_flow_file
 from event_streaming_bus.flows.graph import duration
 from event_streaming_bus.flows.known import Known
 from event_streaming_bus.flows.processor_types import FlowTypes
-from event_streaming_bus.flows.processors.aggregate import AggregateLogic
+from event_streaming_bus.flows.processors import has_state, key_of, timing_of
 from event_streaming_bus.flows.processors.custom import CustomForm, CustomLogic
 from event_streaming_bus.flows.processors.deduplicate import DeduplicateLogic
 from event_streaming_bus.flows.processors.join import JoinLogic
-from event_streaming_bus.flows.processors.window import WindowLogic
 from event_streaming_bus.flows.spec import FlowSpec, ProcessorSpec, load_flow
 from event_streaming_bus.flows.types import field_of
-from event_streaming_bus.flows.window_config import Timing
+from event_streaming_bus.flows.window_config import GlobalWindow, Timing
 from event_streaming_bus.models import ErrorHandlingStrategy
 from event_streaming_bus.store.storage import Storage
 
@@ -156,13 +155,9 @@ def _check_streams_exist(spec: FlowSpec, storage: Storage | None, known: Known, 
 
 def _timing(processor: ProcessorSpec) -> tuple[Timing | None, Path]:
     """How a processor with state deals with time, and where it says so."""
-    window: Timing | None = processor.window
-    if window is not None:
-        return window, ("window_config",)
-    logic = processor.processing_logic
-    if isinstance(logic, CustomLogic) and logic.form is not CustomForm.KEYED:
+    if not has_state(processor):
         return None, ()
-    return getattr(logic, "timing", None), ("processing_logic",)
+    return timing_of(processor), ("processing_logic" if processor.window is None else "window_config",)
 
 
 def _streams_read(processor: ProcessorSpec, spec: FlowSpec) -> set[str]:
@@ -234,8 +229,7 @@ def _check_state(processor: ProcessorSpec, here: Path, findings: Findings) -> No
     if isinstance(logic, CustomLogic) and logic.form is CustomForm.KEYED and logic.state_ttl_ms is None:
         message = "the state of every key is kept for ever; a state_ttl_ms bounds it"
         findings.add(Severity.INFO, "unbounded-state", at, message)
-    is_global = getattr(processor.window, "window_type", "") == "global"
-    if is_global and isinstance(logic, AggregateLogic | WindowLogic) and logic.group_by:
+    if isinstance(processor.window, GlobalWindow) and key_of(processor):
         message = "a global window never closes, so the state of every group is kept for ever"
         findings.add(Severity.INFO, "unbounded-state", (*here, "window_config"), message)
 

@@ -12,11 +12,12 @@ from event_streaming_bus.flows.checker import FieldPath, Path
 from event_streaming_bus.flows.findings import Findings, Severity
 from event_streaming_bus.flows.inference import assume, check_path, infer, truth
 from event_streaming_bus.flows.processors.aggregate import AggregateLogic
+from event_streaming_bus.flows.processors.custom import CustomLogic
 from event_streaming_bus.flows.processors.deduplicate import DeduplicateLogic
 from event_streaming_bus.flows.processors.filter import FilterLogic
 from event_streaming_bus.flows.processors.join import JoinLogic, JoinType
 from event_streaming_bus.flows.processors.map import MapLogic, MapMode
-from event_streaming_bus.flows.processors.output_names import WINDOW_END, WINDOW_START
+from event_streaming_bus.flows.processors.output_names import WINDOW_END, WINDOW_START, gives_updates
 from event_streaming_bus.flows.processors.window import WindowLogic, WindowOutput
 from event_streaming_bus.flows.spec import FlowSpec, ProcessorSpec
 from event_streaming_bus.flows.topology import ERRORS, LATE
@@ -41,6 +42,7 @@ from event_streaming_bus.flows.types import (
     with_field,
     without_field,
 )
+from event_streaming_bus.flows.window_config import GlobalWindow
 from event_streaming_bus.models import CompressionType, EventPriority, SerializationFormat
 
 _AVERAGED: Final = frozenset({"avg", "stddev", "stddev_pop", "variance", "median"})
@@ -133,7 +135,7 @@ class FlowTypes:
         if isinstance(logic, DeduplicateLogic):
             self._keys(logic.deduplicate_by, field_of(source, "payload"), (*here, "deduplicate_by"))
             return source
-        if getattr(logic, "key", ()):
+        if isinstance(logic, CustomLogic):
             self._keys(logic.key, field_of(source, "payload"), (*here, "key"))
         return envelope(ANY)
 
@@ -159,7 +161,7 @@ class FlowTypes:
 
     def _mapped(self, logic: MapLogic, source: Type, here: Path) -> Type:
         before = field_of(source, "payload")
-        if getattr(logic, "flatten", None):
+        if logic.flatten is not None:
             return envelope(ANY)
         payload = object_of({}) if logic.mode is MapMode.REPLACE else before
         for key, paths in (("select", logic.select or ()), ("drop", logic.drop)):
@@ -197,20 +199,17 @@ class FlowTypes:
         kinds = self._keys(logic.group_by, payload, (*here, "group_by"))
         fields = dict(zip(logic.group_names, kinds, strict=True))
         fields[WINDOW_START] = fields[WINDOW_END] = TEXT
-        if getattr(processor.window, "window_type", "") == "global":
+        if isinstance(processor.window, GlobalWindow):
             fields[WINDOW_START] = fields[WINDOW_END] = NULL
         for i, item in enumerate(logic.aggregations):
             key: Path = ("aggregation_field",) if len(logic.aggregations) == 1 else ("aggregations", i, "field")
             fields[item.name] = self._aggregation(item, payload, (*here, *key))
-        others = Others.CLOSED if getattr(processor.window, "updates", None) is None else Others.OPEN
+        others = Others.OPEN if gives_updates(processor.window) else Others.CLOSED
         made = envelope(object_of(fields, others))
-        having: Expression | None = getattr(logic, "having", None)
-        if having is None:
+        if logic.having is None:
             return made
-        self._infer(having, made, (*here, "having"))
-        if having.scope is Scope.ENVELOPE:
-            return assume(having, made)
-        return with_field(made, ("payload",), assume(having, field_of(made, "payload")))
+        self._infer(logic.having, made, (*here, "having"))
+        return with_field(made, ("payload",), assume(logic.having, field_of(made, "payload")))
 
     def _aggregation(self, item: Aggregation, payload: Type, here: Path) -> Type:
         function = str(item.function)
@@ -275,7 +274,7 @@ class FlowTypes:
         times = {WINDOW_START: TEXT, WINDOW_END: TEXT}
         if logic.output is WindowOutput.EVENTS:
             return with_field(source, ("payload",), msgspec.structs.replace(payload, fields={**payload.fields, **times}))
-        fields = {"_".join(path): kind for path, kind in zip(logic.group_by, groups, strict=True)} | times | {"count": INTEGER}
+        fields = dict(zip(logic.group_names, groups, strict=True)) | times | {"count": INTEGER}
         if logic.output is WindowOutput.CONTENTS:
             fields["events"] = list_of(payload)
         return envelope(object_of(fields, Others.OPEN))

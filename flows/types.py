@@ -31,6 +31,8 @@ class Kind(StrEnum):
 
 
 NUMERIC: Final = frozenset({Kind.INTEGER, Kind.NUMBER})
+COUNTS: Final = NUMERIC | {Kind.BOOLEAN}
+"""What arithmetic takes: true and false count as 1 and 0."""
 
 
 class Others(StrEnum):
@@ -124,6 +126,12 @@ def of_values(values: Iterable[Any]) -> Type:
     # 1 and true are equal in Python, and are two values all the same.
     unique = {(kind_of(value), value): value for value in listed}
     return Type(kinds, values=tuple(unique.values()))
+
+
+def number_of(*operands: Type) -> Type:
+    """What arithmetic makes of the operands: an integer of what are integers for sure."""
+    whole = {Kind.INTEGER, Kind.BOOLEAN}
+    return INTEGER if all(kind.is_only(whole) for kind in operands) else NUMBER
 
 
 def list_of(item: Type) -> Type:
