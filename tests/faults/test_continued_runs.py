@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_rescale import run
+from killed_runs import run
 
 from event_streaming_bus.bus import Bus, open_bus
 from event_streaming_bus.flows.deploy import deploy

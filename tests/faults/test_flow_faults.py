@@ -7,16 +7,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import killed_runs
 import pytest
 
 from event_streaming_bus.bus import Bus, open_bus
 from event_streaming_bus.errors import InUseError
 from event_streaming_bus.flows.deploy import deploy
-from event_streaming_bus.flows.metrics import flow_metrics, progress
+from event_streaming_bus.flows.metrics import flow_metrics
 from event_streaming_bus.flows.plan import Plan
-from event_streaming_bus.flows.runner import current_ends
 from event_streaming_bus.flows.spec import load_flow
-from event_streaming_bus.flows.workers import WorkerGroup
 from event_streaming_bus.models import EventConfig
 from event_streaming_bus.testing import read_all
 
@@ -91,19 +90,8 @@ def outcome(bus: Bus, plan: Plan) -> dict[str, Any]:
 
 
 def run(bus: Bus, plan: Plan, file: Path, workers: int, kills: list[float]) -> int:
-    """Run to the end; the first runs are killed when this share of all work is done. Returns how many were."""
-    until, killed = current_ends(plan, bus.storage), 0
-    for share in [*kills, None]:
-        group = WorkerGroup(bus.storage, plan, ["--flow", str(file)], workers=workers, until=until, snapshot_interval_ms=100)
-        while (code := group.exit_code()) is None:
-            time.sleep(0.001)
-            done, there = progress(plan, bus.storage)
-            if share is not None and done > share * there:
-                group.kill()
-                killed += 1
-                break
-        assert code in (0, None), group.last_error()
-    return killed
+    """Run to the end, always with so many workers; returns how many runs were killed."""
+    return killed_runs.run(bus, plan, file, [workers] * (len(kills) + 1), kills, snapshot_interval_ms=100)
 
 
 @pytest.fixture(scope="module")

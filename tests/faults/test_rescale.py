@@ -2,20 +2,17 @@
 
 import random
 import shutil
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from killed_runs import run
 
 from event_streaming_bus.bus import Bus, open_bus
 from event_streaming_bus.flows.deploy import deploy
-from event_streaming_bus.flows.metrics import flow_metrics, progress
+from event_streaming_bus.flows.metrics import flow_metrics
 from event_streaming_bus.flows.plan import Plan
-from event_streaming_bus.flows.runner import current_ends
 from event_streaming_bus.flows.spec import load_flow
-from event_streaming_bus.flows.workers import WorkerGroup
 from event_streaming_bus.models import EventConfig
 from event_streaming_bus.testing import read_all
 
@@ -100,22 +97,6 @@ def fill(bus: Bus) -> None:
                 keys=[payload["k"] for _, payload in part],
                 timestamps_ms=[at_ms for at_ms, _ in part],
             ).result()
-
-
-def run(bus: Bus, plan: Plan, file: Path, workers: Sequence[int], kills: Sequence[float]) -> int:
-    """Run to the end with these numbers of workers; all runs but the last are killed at their share of the work."""
-    until, killed = current_ends(plan, bus.storage), 0
-    for count, share in zip(workers, (*kills, None), strict=True):
-        group = WorkerGroup(bus.storage, plan, ["--flow", str(file)], workers=count, until=until, snapshot_interval_ms=50)
-        while (code := group.exit_code()) is None:
-            time.sleep(0.001)
-            done, there = progress(plan, bus.storage)
-            if share is not None and done > share * there:
-                group.kill()
-                killed += 1
-                break
-        assert code in (0, None), group.last_error()
-    return killed
 
 
 def outcome(bus: Bus, plan: Plan) -> dict[str, Any]:
