@@ -135,7 +135,7 @@ class KeyGroup(StatefulBatchLogic[KeyGroupMessage, Closed, bytes]):
     def _floor(self, message: KeyGroupMessage, split: str, mark: WindowMark, known: bool) -> int | None:
         """The horizon before which the events of a message are late: for one that was taken before a crash, what it was then."""
         if not known:
-            floor_ms = max(self._written_ms, _BEFORE_ALL if self._horizon_ms is None else self._horizon_ms)
+            floor_ms = max(self._written_ms, _or_before_all(self._horizon_ms))
             return None if floor_ms == _BEFORE_ALL else floor_ms
         for note in mark.notes:
             if note.split == split and note.begin <= message.begin and message.end <= note.end:
@@ -210,16 +210,12 @@ class KeyGroup(StatefulBatchLogic[KeyGroupMessage, Closed, bytes]):
         results, end_ms = self._state.close(FOREVER, tally)
         if results or tally.counts() != before:
             due_ms = results[-1].at_ms if results else _BEFORE_ALL
-            horizon_ms = _BEFORE_ALL if self._horizon_ms is None else self._horizon_ms
-            self._horizon_ms = self._closed_ms = max(end_ms, due_ms, horizon_ms, self._closed_ms + 1)
+            self._horizon_ms = self._closed_ms = max(end_ms, due_ms, _or_before_all(self._horizon_ms), self._closed_ms + 1)
             mark.closings.append(self._closed_ms)
         return results
 
     def _renew(self, mark: WindowMark, tally: Tally) -> None:
-        mark.horizon_ms = max(
-            _BEFORE_ALL if mark.horizon_ms is None else mark.horizon_ms,
-            _BEFORE_ALL if self._horizon_ms is None else self._horizon_ms,
-        )
+        mark.horizon_ms = max(_or_before_all(mark.horizon_ms), _or_before_all(self._horizon_ms))
         # A split that is read again after a crash may still be behind what was written of it: the cut never goes back.
         cut = mark.cut
         mark.cut = {s: max(at, cut.get(s, 0)) for s, at in self._clock.positions.items() if at or s in cut}
@@ -239,6 +235,10 @@ class KeyGroup(StatefulBatchLogic[KeyGroupMessage, Closed, bytes]):
         if now_s - taken_s > _NOTES_KEPT_S:
             self._snapshots.popleft()
             mark.notes = [note for note in mark.notes if note.end > positions.get(note.split, 0)]
+
+
+def _or_before_all(horizon_ms: int | None) -> int:
+    return _BEFORE_ALL if horizon_ms is None else horizon_ms
 
 
 def _opened(snapshot: bytes) -> tuple[Any, Any, int | None, int, int]:
