@@ -8,18 +8,17 @@ must point into the schema itself.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
 import jsonschema
 import jsonschema_rs
-import msgspec
 from jsonschema import validators
 
 from event_streaming_bus.errors import SchemaError
+from event_streaming_bus.registry.violations import MAX_VIOLATIONS, Violation, pointer_to, violation
 
-MAX_VIOLATIONS: Final = 100
 MAX_SCHEMA_BYTES: Final = 1 << 20
 MAX_SCHEMA_DEPTH: Final = 100
 _BACKTRACK_LIMIT: Final = 100_000
@@ -31,18 +30,6 @@ _DRAFTS: Final[dict[str, tuple[Any, Any]]] = {
     "https://json-schema.org/draft/2019-09/schema": (jsonschema_rs.Draft201909Validator, jsonschema.Draft201909Validator),
     _DEFAULT_DRAFT: (jsonschema_rs.Draft202012Validator, jsonschema.Draft202012Validator),
 }
-
-
-class Violation(msgspec.Struct, frozen=True):
-    """One thing that is wrong with a payload. ``path`` is dotted, ``pointer`` a JSON pointer; both are empty for the payload
-    itself. ``rule`` is the schema's keyword or the business rule's name, ``kind`` says which (``schema`` or ``rule``)."""
-
-    path: str
-    pointer: str
-    rule: str
-    message: str
-    kind: str = "schema"
-    severity: str = "error"
 
 
 class JsonSchemaValidator:
@@ -66,12 +53,12 @@ class JsonSchemaValidator:
             return []
         found = []
         for error in self._explains.iter_errors(payload):
-            found += [_violation(list(e.absolute_path), str(e.validator), e.message) for e in _leaves(error)]
+            found += [violation(list(e.absolute_path), str(e.validator), e.message) for e in _leaves(error)]
             if len(found) >= MAX_VIOLATIONS:
                 break
         if not found:
             found = [
-                _violation(list(error.instance_path), str(error.kind.name), error.message)
+                violation(list(error.instance_path), str(error.kind.name), error.message)
                 for error in self._decides.iter_errors(payload)
             ]
         return found[:MAX_VIOLATIONS]
@@ -85,17 +72,6 @@ def _leaves(error: Any) -> Iterator[Any]:
             yield best
             return
     yield error
-
-
-def _violation(path: Sequence[str | int], rule: str, message: str) -> Violation:
-    dotted = ""
-    for part in path:
-        dotted += f"[{part}]" if isinstance(part, int) else f".{part}" if dotted else part
-    return Violation(dotted, _pointer(path), rule, message[:1000])
-
-
-def _pointer(path: Sequence[str | int]) -> str:
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
 
 
 def _check_bounds(schema: object) -> None:
@@ -125,7 +101,7 @@ def _check_schema(schema: Mapping[str, Any], explaining: Any) -> None:
     try:
         explaining.check_schema(schema)
     except jsonschema.exceptions.SchemaError as error:
-        pointer = _pointer(list(error.absolute_path))
+        pointer = pointer_to(list(error.absolute_path))
         raise SchemaError(f"{pointer or '/'}: {error.message[:500]}", pointer=pointer) from None
     except RecursionError:
         raise SchemaError("the schema is nested too deep") from None
@@ -140,7 +116,7 @@ def _compile(compiled: Any, schema: Mapping[str, Any]) -> Any:
             pattern_options=jsonschema_rs.FancyRegexOptions(backtrack_limit=_BACKTRACK_LIMIT),
         )
     except jsonschema_rs.ValidationError as error:
-        pointer = _pointer(list(error.instance_path))
+        pointer = pointer_to(list(error.instance_path))
         first_line = str(error.message).splitlines()[0][:500]
         if not pointer:  # it is not the schema's form but where a reference of it leads
             raise SchemaError(

@@ -7,7 +7,7 @@ import msgspec
 
 from event_streaming_bus.errors import SchemaError
 from event_streaming_bus.expressions import Expression, Scope, parse
-from event_streaming_bus.registry.json_schema import Violation
+from event_streaming_bus.registry.violations import Violation
 
 
 class BusinessRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -15,8 +15,9 @@ import msgspec
 from event_streaming_bus import ids
 from event_streaming_bus.errors import SchemaError
 from event_streaming_bus.models import DEFAULT_TENANT, StreamInfo
-from event_streaming_bus.registry.json_schema import JsonSchemaValidator, Violation
+from event_streaming_bus.registry.json_schema import JsonSchemaValidator
 from event_streaming_bus.registry.rules import BusinessRule, RuleSet
+from event_streaming_bus.registry.violations import Violation
 from event_streaming_bus.store.catalog import Catalog, SchemaRecord
 from event_streaming_bus.store.storage import Storage, open_storage
 
