@@ -11,19 +11,24 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 
 from event_streaming_bus import __version__
+from event_streaming_bus.api.confluent.app import mounted
 from event_streaming_bus.api.dead_letters import DeadLettersController
 from event_streaming_bus.api.docs_page import PlainPage
 from event_streaming_bus.api.events import MAX_BATCH_BYTES, EventsController
 from event_streaming_bus.api.health import health, live, ready
 from event_streaming_bus.api.history import HistoryController
+from event_streaming_bus.api.hosts import check_host
 from event_streaming_bus.api.problems import HANDLERS, problem
 from event_streaming_bus.api.processors import ProcessorsController
+from event_streaming_bus.api.schema_trials import SchemaTrialsController
+from event_streaming_bus.api.schemas import SchemasController
 from event_streaming_bus.api.services import Services
 from event_streaming_bus.api.streams import StreamsController
+from event_streaming_bus.errors import InvalidInputError
 
 LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]", "::1")
 _DESCRIPTION: Final = "Publish events to streams, run processors over them, and question their history."
-_HEADERS: Final = {
+HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "X-Frame-Options": "DENY",
@@ -35,19 +40,17 @@ def _only_for(hosts: frozenset[str]) -> Callable[[Request[Any, Any, Any]], Await
     """Refuses requests whose Host header names another host."""
 
     async def check(request: Request[Any, Any, Any]) -> Response[bytes] | None:
-        host = request.headers.get("host", "")
-        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-        if name in hosts or "*" in hosts:
-            return None
-        return problem(
-            400, "Bad Request", f"this server is not {name}; it answers to {', '.join(sorted(hosts))}", request.url.path
-        )
+        try:
+            check_host(request.headers.get("host", ""), hosts)
+        except InvalidInputError as error:
+            return problem(400, "Bad Request", error.message, request.url.path)
+        return None
 
     return check
 
 
 async def _secure(response: Response[Any]) -> Response[Any]:
-    for name, value in _HEADERS.items():
+    for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
     return response
 
@@ -76,6 +79,9 @@ def create_app(services: Services, *, hosts: Sequence[str] = LOOPBACK_HOSTS) -> 
             ProcessorsController,
             DeadLettersController,
             HistoryController,
+            SchemasController,
+            SchemaTrialsController,
+            mounted(services.schemas.subjects, hosts=hosts, headers=HEADERS),
         ],
         dependencies={"services": Provide(lambda: services, sync_to_thread=False)},
         exception_handlers=HANDLERS,

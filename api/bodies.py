@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from event_streaming_bus.errors import InvalidInputError, PayloadTooLargeError
+from event_streaming_bus.json_places import placed
 
 T = TypeVar("T")
 
@@ -19,8 +20,10 @@ def decode(body: bytes, kind: type[T], max_bytes: int) -> T:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
         raise InvalidInputError(_told(str(error), kind)) from None
+    except RecursionError:
+        raise InvalidInputError("the body is nested too deep") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"the body is not JSON: {error}") from None
+        raise InvalidInputError(f"the body is not JSON: {placed(str(error), body)}") from None
 
 
 def _told(message: str, kind: type[Any]) -> str:

@@ -8,6 +8,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
 from event_streaming_bus import errors
+from event_streaming_bus.registry.registry_errors import IncompatibleSchemaError
 
 PROBLEM: Final = "application/problem+json"
 _log: Final = logging.getLogger(__name__)
@@ -23,6 +24,7 @@ STATUS: Final[tuple[tuple[type[errors.BusError], int], ...]] = (
     (errors.NotFoundError, 404),
     (errors.AlreadyExistsError, 409),
     (errors.InvalidStateError, 409),
+    (IncompatibleSchemaError, 409),
     (errors.FencedError, 409),
     (errors.InUseError, 409),
     (errors.OffsetOutOfRangeError, 416),

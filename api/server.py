@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 import uvicorn
@@ -31,31 +31,51 @@ def serve(storage: Storage, host: str, port: int, *, allow_remote: bool = False)
     address that others can reach, unless ``allow_remote`` (requests are not authenticated in this version), and ``BusError`` if
     the history or the catalog keep it from starting.
     """
+    check_reach(host, allow_remote)
+    with _folder_lock(storage.folder), listening(host, port) as listener:
+        url = url_of(host, listener)
+        services = Services(storage)
+        app = create_app(services, hosts=hosts_of(host, allow_remote))
+        file = storage.folder / SERVER_FILE
+        file.write_text(json.dumps({"url": url, "pid": os.getpid()}), "utf-8")
+        click.echo(f"serving {storage.folder} on {url} (API: {url}/docs)")
+        try:
+            run(app, listener)
+        finally:
+            file.unlink(missing_ok=True)
+            storage.close()
+    return 0
+
+
+def check_reach(host: str, allow_remote: bool) -> None:
+    """Raise ``InvalidInputError`` for an address that others can reach, unless that is wanted."""
     if not host.startswith(_LOOPBACK) and not allow_remote:
         raise InvalidInputError(
             f"--host {host}: others could reach this address, and there is no login yet; use 127.0.0.1 behind a proxy that "
             "has one, or --allow-remote if the network is closed"
         )
-    with _folder_lock(storage.folder), _listening(host, port) as listener:
-        bound = listener.getsockname()[1]
-        url = f"http://{'[' + host + ']' if ':' in host else host}:{bound}"
-        services = Services(storage)
-        app = create_app(services, hosts=["*"] if allow_remote else [*LOOPBACK_HOSTS, host])
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_DRAIN_S, server_header=False)
-        file = storage.folder / SERVER_FILE
-        file.write_text(json.dumps({"url": url, "pid": os.getpid()}), "utf-8")
-        click.echo(f"serving {storage.folder} on {url} (API: {url}/docs)")
-        # When it is done, uvicorn raises the signal that ended it once more, for handlers from before it: nothing is left to do.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda signum, frame: None)
-        try:
-            uvicorn.Server(config).run(sockets=[listener])
-        except SystemExit as ended:  # uvicorn's own way of saying so, with an exit code that means something else here
-            raise BusError("the server could not be started; the reason is told above") from ended
-        finally:
-            file.unlink(missing_ok=True)
-            storage.close()
-    return 0
+
+
+def hosts_of(host: str, allow_remote: bool) -> list[str]:
+    """The names by which a server may be asked."""
+    return ["*"] if allow_remote else [*LOOPBACK_HOSTS, host]
+
+
+def url_of(host: str, listener: socket.socket) -> str:
+    """Where a server that listens is to be found."""
+    return f"http://{'[' + host + ']' if ':' in host else host}:{listener.getsockname()[1]}"
+
+
+def run(app: Any, listener: socket.socket) -> None:
+    """Serve an ASGI application until SIGTERM or SIGINT. Raises ``BusError`` if it does not start."""
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_DRAIN_S, server_header=False)
+    # When it is done, uvicorn raises the signal that ended it once more, for handlers from before it: nothing is left to do.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda signum, frame: None)
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    except SystemExit as ended:  # uvicorn's own way of saying so, with an exit code that means something else here
+        raise BusError("the server could not be started; the reason is told above") from ended
 
 
 @contextmanager
@@ -75,7 +95,8 @@ def _folder_lock(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
+def listening(host: str, port: int) -> Iterator[socket.socket]:
+    """Listen on an address. Raises ``InvalidInputError`` for one that there is not, ``InUseError`` for a port that is taken."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)

@@ -3,6 +3,7 @@
 from event_streaming_bus.flows.dead_letters import DeadLetterService
 from event_streaming_bus.flows.service import StreamManagementService
 from event_streaming_bus.publishing import EventPublishingService
+from event_streaming_bus.registry.service import SchemaRegistryService
 from event_streaming_bus.store.history import History
 from event_streaming_bus.store.storage import Storage
 
@@ -13,6 +14,7 @@ class Services:
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
         self.history = History(storage)
+        self.schemas = SchemaRegistryService(storage)
         self.publishing = EventPublishingService(storage)
         self.processors = StreamManagementService(storage)
         self.dead_letters = DeadLetterService(storage)

@@ -4,13 +4,13 @@ import asyncio
 from typing import Any
 
 import msgspec
-from litestar import Controller, Request, delete, get, post
+from litestar import Controller, Request, delete, get, post, put
 
 from event_streaming_bus.api.bodies import decode
 from event_streaming_bus.api.services import Services
 from event_streaming_bus.api.tenancy import tenant_of
 from event_streaming_bus.models import CompressionType, InvalidEventPolicy, StreamConfig, StreamInfo, rfc3339
-from event_streaming_bus.registry.service import SchemaRegistryService
+from event_streaming_bus.registry.streams import make_stream, set_schema
 
 _MAX_BODY_BYTES = 1 << 16
 
@@ -27,6 +27,12 @@ class NewStream(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     schema: str | None = None
     on_invalid: InvalidEventPolicy = InvalidEventPolicy.REFUSE
     description: str = ""
+
+
+class StreamSchema(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The schema that a stream is to have: ``name`` or ``name@version``."""
+
+    schema: str
 
 
 class StreamsController(Controller):
@@ -51,6 +57,13 @@ class StreamsController(Controller):
         info = await asyncio.to_thread(services.storage.log.find_stream, tenant_of(request), stream)
         return await asyncio.to_thread(_describe, services, info, offsets=True)
 
+    @put("/{stream:str}/schema", summary="Move a stream to another version of its schema, or give it one")
+    async def set_schema(self, request: Request[Any, Any, Any], services: Services, stream: str) -> dict[str, Any]:
+        wanted = decode(await request.body(), StreamSchema, _MAX_BODY_BYTES)
+        info = await asyncio.to_thread(services.storage.log.find_stream, tenant_of(request), stream)
+        moved = await asyncio.to_thread(set_schema, services.storage.log, services.schemas, info, wanted.schema)
+        return await asyncio.to_thread(_describe, services, moved)
+
     @delete("/{stream:str}", status_code=200, summary="Drop a stream and its events for good")
     async def drop(self, request: Request[Any, Any, Any], services: Services, stream: str) -> dict[str, Any]:
         info = await asyncio.to_thread(services.storage.log.find_stream, tenant_of(request), stream)
@@ -59,9 +72,6 @@ class StreamsController(Controller):
 
 
 def _create(services: Services, tenant_id: str, new: NewStream) -> dict[str, Any]:
-    schema_id = None
-    if new.schema is not None:
-        schema_id = SchemaRegistryService(services.storage).find_reference(tenant_id, new.schema).schema_id
     config = StreamConfig(
         name=new.name,
         tenant_id=tenant_id,
@@ -69,11 +79,10 @@ def _create(services: Services, tenant_id: str, new: NewStream) -> dict[str, Any
         compression_type=new.compression_type,
         retention_ms=new.retention_ms,
         retention_bytes=new.retention_bytes,
-        schema_id=schema_id,
         on_invalid=new.on_invalid,
         description=new.description,
     )
-    info = services.storage.log.create_stream(config, new.stream_id)
+    info = make_stream(services.storage.log, services.schemas, config, new.schema, new.stream_id)
     return _describe(services, info) | {"message": "Stream created successfully"}
 
 

@@ -22,6 +22,7 @@ class Bus:
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
+        self.schemas = SchemaRegistryService(storage)  # from the start, since whoever reads an event may need its schema
 
     @property
     def folder(self) -> Path:
@@ -36,10 +37,6 @@ class Bus:
     @cached_property
     def publishing(self) -> EventPublishingService:
         return EventPublishingService(self.storage)
-
-    @cached_property
-    def schemas(self) -> SchemaRegistryService:
-        return SchemaRegistryService(self.storage)
 
     @cached_property
     def processors(self) -> "StreamManagementService":

@@ -3,12 +3,15 @@
 Times are integers: milliseconds since 1970-01-01 UTC, in fields that end in ``_ms``. ``rfc3339`` writes one as text.
 """
 
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
+from event_streaming_bus import payloads
 from event_streaming_bus.errors import InvalidInputError
 
 DEFAULT_TENANT: Final = "default"
@@ -136,8 +139,13 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def payload(self) -> JsonValue:
-        """The decoded payload. Raises ``msgspec.DecodeError`` if the bytes are not what the format says."""
-        return msgspec.json.decode(self.data)
+        """The decoded payload. Raises ``msgspec.DecodeError`` if the bytes are not what the format says.
+
+        A payload in AVRO is read with the schema ``schema_id``, which a bus that is open in this process must know.
+        """
+        if self.serialization_format is SerializationFormat.JSON:
+            return msgspec.json.decode(self.data)
+        return payloads.read_payload(self.schema_id, self.data)
 
     def payload_data(self) -> dict[str, Any]:
         """The payload as a part of plain data: under ``payload``, or its bytes under ``payload_base64`` if they are no JSON."""
@@ -146,10 +154,29 @@ class Event(msgspec.Struct, frozen=True, gc=False):
         except (msgspec.DecodeError, UnicodeDecodeError):
             return {"payload_base64": self.data}
 
+    def payload_text(self) -> str:
+        """The payload as text for people: as JSON if it can be read at all."""
+        (data,) = payloads_as_json([self.data], [self.serialization_format], [self.schema_id])
+        return data.decode("utf-8", "replace")
+
     @property
     def timestamp(self) -> datetime:
         """The event time, aware, in UTC."""
         return _EPOCH + self.timestamp_ms * _MILLISECOND
+
+
+def payloads_as_json(
+    data: Sequence[bytes], formats: Sequence[SerializationFormat], schema_ids: Sequence[str | None]
+) -> list[bytes]:
+    """Payloads of events, of whatever format, as JSON text; one that cannot be read stays as it is."""
+    texts = []
+    for each, written_in, schema_id in zip(data, formats, schema_ids, strict=True):
+        text = each
+        if written_in is not SerializationFormat.JSON:
+            with suppress(msgspec.DecodeError):
+                text = msgspec.json.encode(payloads.read_payload(schema_id, each))
+        texts.append(text)
+    return texts
 
 
 class EventConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

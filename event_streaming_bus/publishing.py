@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -22,7 +22,9 @@ from event_streaming_bus.models import (
     StreamInfo,
     time_ms,
 )
-from event_streaming_bus.registry.service import SchemaGuard, SchemaRegistryService
+from event_streaming_bus.registry.encoding import Encoded, at, encode
+from event_streaming_bus.registry.guards import SchemaGuard
+from event_streaming_bus.registry.service import SchemaRegistryService
 from event_streaming_bus.store.dead_letters import dead_letter
 from event_streaming_bus.store.history_records import Published, Refused, Run, to_event
 from event_streaming_bus.store.log.base import Append, AppendResult, Journal
@@ -41,7 +43,7 @@ class EventPublishingService:
     refused with ``ValidationFailedError``, all of the batch with them, unless the stream says DEAD_LETTER: then they go to
     the stream ``_dead_letters`` with the reason, and the others to their stream.
 
-    ``max_payload_bytes`` bounds one payload as JSON; larger ones are refused with ``PayloadTooLargeError``.
+    ``max_payload_bytes`` bounds one payload as it is written; larger ones are refused with ``PayloadTooLargeError``.
     """
 
     def __init__(self, storage: Storage | None = None, *, max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES) -> None:
@@ -109,32 +111,37 @@ class EventPublishingService:
         """
         accepted_us = time.time_ns() // 1000
         stream = self._stream(tenant_id, stream_id)
+        guard = self._schemas.guard_of(stream)
+        started_us = time.time_ns() // 1000
+        if guard is not None:
+            guard.check_producer(accepted_us // 1000)
+        encoded = encode(self._schemas, guard, payloads)
+        validated_us = time.time_ns() // 1000
         events, own_ids = _build_events(
-            event_config, payloads, tenant_id, user_id, keys, timestamps_ms, stream.config.schema_id, accepted_us // 1000
+            event_config, encoded, tenant_id, user_id, keys, timestamps_ms, stream, accepted_us // 1000
         )
         for i, event in enumerate(events):
             if len(event.data) > self._max_payload_bytes:
                 raise PayloadTooLargeError(
-                    f"payload{_at(i, events)}: {len(event.data):,} bytes as JSON; at most {self._max_payload_bytes:,} are "
-                    "accepted. Publish a reference to the data instead.",
+                    f"payload{at(i, events)}: {len(event.data):,} bytes as {event.serialization_format}; at most "
+                    f"{self._max_payload_bytes:,} are accepted. Publish a reference to the data instead.",
                     index=i,
                 )
         published = Published(tenant_id=tenant_id, runs=[], accepted_us=accepted_us, appended_us=0)
         appends = [Append(stream.stream_id, events, own_ids, partition)]
-        refused: list[int] = []
-        guard = self._schemas.guard_of(stream)
+        refused = encoded.invalid
         if guard is not None:
-            started_us = time.time_ns() // 1000
-            refused = self._check(stream, guard, events, payloads)
+            if refused and stream.config.on_invalid is not InvalidEventPolicy.DEAD_LETTER:
+                raise _refusal(stream, guard, encoded)
             published = msgspec.structs.replace(
                 published,
                 schema_id=guard.schema_id,
                 schema_version=guard.schema_version,
                 validation_started_us=started_us,
-                validation_completed_us=time.time_ns() // 1000,
+                validation_completed_us=validated_us,
             )
             if refused:
-                appends = self._divert(stream, guard, events, payloads, refused, own_ids, partition)
+                appends = self._divert(stream, guard, events, encoded, own_ids, partition)
         done: Future[list[Receipt]] = Future()
         future = self._storage.log.submit(appends, journal=self._journal(stream, published, len(appends) > 1))
 
@@ -153,54 +160,29 @@ class EventPublishingService:
             return self._storage.internal_stream(tenant_id, DEFAULT_STREAM)
         return self._storage.log.find_stream(tenant_id, reference)
 
-    def _check(self, stream: StreamInfo, guard: SchemaGuard, events: Sequence[Event], payloads: Sequence[JsonValue]) -> list[int]:
-        """The indexes of the events to divert; raises if the stream refuses instead."""
-        values = [e.payload if isinstance(p, bytes | msgspec.Raw) else p for e, p in zip(events, payloads, strict=True)]
-        invalid = guard.check_many(values)
-        if not invalid or stream.config.on_invalid is InvalidEventPolicy.DEAD_LETTER:
-            return invalid
-        violations = [
-            {"index": i, "at": _at(i, events), "path": v.path, "pointer": v.pointer, "rule": v.rule, "message": v.message}
-            for i in invalid[:_SHOWN_VIOLATIONS]
-            for v in guard.check(values[i])[:_SHOWN_VIOLATIONS]
-        ]
-        first = violations[0]
-        raise ValidationFailedError(
-            f"payload{first['at']}: {first['path'] or '(the payload itself)'}: {first['message']} "
-            f"(schema {guard.schema_name} {guard.schema_version} of stream {stream.name}"
-            + (f"; {len(invalid)} of {len(events)} events are invalid" if len(events) > 1 else "")
-            + "; nothing was published)",
-            violations=violations,
-            invalid_indexes=invalid,
-        )
-
     def _divert(
         self,
         stream: StreamInfo,
         guard: SchemaGuard,
         events: Sequence[Event],
-        payloads: Sequence[JsonValue],
-        refused: Sequence[int],
+        encoded: Encoded,
         own_ids: bool,
         partition: int | None,
     ) -> list[Append]:
         now_ms = time.time_ns() // 1_000_000
-        dead = []
-        for i in refused:
-            event = events[i]
-            value = event.payload if isinstance(payloads[i], bytes | msgspec.Raw) else payloads[i]
-            dead.append(
-                dead_letter(
-                    event,
-                    event_id=event.event_id,
-                    stream=stream,
-                    step="validation",
-                    error_type="ValidationFailedError",
-                    message=guard.told(value, _SHOWN_VIOLATIONS),
-                    failed_at_ms=now_ms,
-                )
+        dead = [
+            dead_letter(
+                events[i],
+                event_id=events[i].event_id,
+                stream=stream,
+                step="validation",
+                error_type="ValidationFailedError",
+                message=guard.told(encoded.values[i], _SHOWN_VIOLATIONS),
+                failed_at_ms=now_ms,
             )
-        aside = set(refused)
+            for i in encoded.invalid
+        ]
+        aside = set(encoded.invalid)
         kept = [event for i, event in enumerate(events) if i not in aside]
         target = self._storage.dead_letters(stream.tenant_id)
         return [Append(stream.stream_id, kept, own_ids, partition), Append(target.stream_id, dead, new_ids=own_ids)]
@@ -229,18 +211,42 @@ class EventPublishingService:
         return journal
 
 
+def _refusal(stream: StreamInfo, guard: SchemaGuard, encoded: Encoded) -> ValidationFailedError:
+    """The error for payloads that the stream refuses."""
+    invalid, values = encoded.invalid, encoded.values
+    violations = [
+        {"index": i, "at": at(i, values), "path": v.path, "pointer": v.pointer, "rule": v.rule, "message": v.message}
+        for i in invalid[:_SHOWN_VIOLATIONS]
+        for v in guard.check(values[i])[:_SHOWN_VIOLATIONS]
+    ]
+    first = violations[0]
+    return ValidationFailedError(
+        f"payload{first['at']}: {first['path'] or '(the payload itself)'}: {first['message']} "
+        f"(schema {guard.schema_name} {guard.schema_version} of stream {stream.name}"
+        + (f"; {len(invalid)} of {len(values)} events are invalid" if len(values) > 1 else "")
+        + "; nothing was published)",
+        violations=violations,
+        invalid_indexes=invalid,
+    )
+
+
 def _build_events(
     event_config: EventConfig | Sequence[EventConfig],
-    payloads: Sequence[JsonValue],
+    encoded: Encoded,
     tenant_id: str,
     user_id: str | None,
     keys: Sequence[str | None] | None,
     timestamps_ms: Sequence[int] | None,
-    schema_id: str | None,
+    stream: StreamInfo,
     now_ms: int,
 ) -> tuple[list[Event], bool]:
     """``(events, whether every id was made here)``."""
+    payloads = encoded.data
     count = len(payloads)
+    schema_id = stream.config.schema_id
+    formats = [encoded.format] * count
+    for i in encoded.invalid:
+        formats[i] = SerializationFormat.JSON
     configs = [event_config] * count if isinstance(event_config, EventConfig) else event_config
     for name, values in (("event_config", configs), ("keys", keys), ("timestamps_ms", timestamps_ms)):
         if values is not None and len(values) != count:
@@ -248,9 +254,9 @@ def _build_events(
     own_ids = ids.new_ids(ids.EVENT, count)
     events = []
     for i, config in enumerate(configs):
-        if config.serialization_format is not SerializationFormat.JSON:
+        if config.serialization_format is SerializationFormat.AVRO and encoded.format is SerializationFormat.JSON:
             raise InvalidInputError(
-                f"serialization_format{_at(i, payloads)}: {config.serialization_format} is not available in this version; JSON is"
+                f"serialization_format{at(i, payloads)}: the stream {stream.name} has no Avro schema, so its events are JSON"
             )
         key = keys[i] if keys is not None else config.key
         if timestamps_ms is not None:
@@ -262,7 +268,7 @@ def _build_events(
                 config.event_id or own_ids[i],
                 config.event_type,
                 at_ms,
-                _encode(payloads[i], i, payloads),
+                payloads[i],
                 config.aggregate_id if key is None else key,
                 config.source_capability,
                 config.aggregate_id,
@@ -272,29 +278,15 @@ def _build_events(
                 config.causation_id,
                 config.priority,
                 config.compression_type,
-                config.serialization_format,
+                formats[i],
                 config.max_retries,
                 tenant_id,
                 user_id,
-                schema_id,
+                encoded.schema_ids.get(i, schema_id),
                 config.traceparent,
             )
         )
     return events, not any(config.event_id for config in (configs if configs is event_config else configs[:1]))
-
-
-def _encode(payload: JsonValue, index: int, all_payloads: Sequence[Any]) -> bytes:
-    if isinstance(payload, bytes | msgspec.Raw):
-        data = bytes(payload)
-        try:
-            msgspec.json.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise InvalidInputError(f"payload{_at(index, all_payloads)}: not JSON: {error}", index=index) from error
-        return data
-    try:
-        return msgspec.json.encode(payload)
-    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
-        raise InvalidInputError(f"payload{_at(index, all_payloads)}: not expressible as JSON: {error}", index=index) from error
 
 
 def _receipts(results: Sequence[AppendResult], refused: Sequence[int]) -> list[Receipt]:
@@ -311,7 +303,3 @@ def _runs(results: Sequence[AppendResult]) -> list[Run]:
         for result in results
         for split, offset, count in result.written
     ]
-
-
-def _at(index: int, many: Sequence[Any]) -> str:
-    return f"[{index}]" if len(many) > 1 else ""

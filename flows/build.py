@@ -30,6 +30,7 @@ from event_streaming_bus.flows.stage import StageLogic
 from event_streaming_bus.flows.state_factory import lag_of, live_ms_of, state_factory
 from event_streaming_bus.models import Split, StreamInfo
 from event_streaming_bus.registry.service import SchemaRegistryService
+from event_streaming_bus.registry.upcasting import upcaster_of
 from event_streaming_bus.store.storage import Storage
 
 
@@ -82,7 +83,13 @@ class _Builder:
         return self._flow
 
     def _surroundings(self, source: StreamInfo) -> Surroundings:
-        return Surroundings(source, self._storage.dead_letters(self._plan.tenant_id), self._registry.guard_of, self._functions)
+        return Surroundings(
+            source,
+            self._storage.dead_letters(self._plan.tenant_id),
+            self._registry.guard_of,
+            self._functions,
+            upcaster_of(self._registry, self._storage.log, source),
+        )
 
     def _build_stage(self, stage: Stage) -> None:
         fed = stage.fed()

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from event_streaming_bus.errors import ConfigError, SchemaError, StreamNotFoundError
+from event_streaming_bus.errors import AlreadyExistsError, ConfigError, ExpressionError, SchemaError, StreamNotFoundError
 from event_streaming_bus.flows.checker import format_path
 from event_streaming_bus.flows.kept_flow import settle_kept_flow, starts_anew
 from event_streaming_bus.flows.plan import Plan, make_plan, missing_stream
@@ -10,7 +10,9 @@ from event_streaming_bus.flows.plan_diff import NOTHING_ALLOWED, Allowed
 from event_streaming_bus.flows.processors import has_state
 from event_streaming_bus.flows.spec import FlowSpec, StreamSpec, to_data
 from event_streaming_bus.models import StreamConfig, StreamInfo
+from event_streaming_bus.registry.registry_errors import IncompatibleSchemaError
 from event_streaming_bus.registry.service import SchemaRegistryService
+from event_streaming_bus.registry.streams import make_stream
 from event_streaming_bus.store.storage import Storage
 
 
@@ -28,10 +30,10 @@ def deploy(spec: FlowSpec, storage: Storage, allowed: Allowed = NOTHING_ALLOWED)
     for i, schema in enumerate(spec.schemas):
         try:
             registry.register(schema, spec.tenant_id, created_by=f"flow:{spec.name}")
-        except (ConfigError, SchemaError) as error:
+        except (ConfigError, SchemaError, ExpressionError, IncompatibleSchemaError, AlreadyExistsError) as error:
             raise type(error)(f"schemas[{i}]: {error.message}", **error.details) from error
     for stream in spec.streams:
-        storage.log.create_stream(_stream_config(stream, spec.tenant_id, registry))
+        make_stream(storage.log, registry, _stream_config(stream, spec.tenant_id), stream.schema)
     streams = _find_streams(spec, storage)
     settle_kept_flow(spec, storage, anew=anew)
     processor_ids = {
@@ -47,10 +49,7 @@ def deploy(spec: FlowSpec, storage: Storage, allowed: Allowed = NOTHING_ALLOWED)
     return make_plan(spec, streams, processor_ids, _make_changelogs(spec, storage))
 
 
-def _stream_config(stream: StreamSpec, tenant_id: str, registry: SchemaRegistryService) -> StreamConfig:
-    schema_id = None
-    if stream.schema is not None:
-        schema_id = registry.find_reference(tenant_id, stream.schema).schema_id
+def _stream_config(stream: StreamSpec, tenant_id: str) -> StreamConfig:
     return StreamConfig(
         name=stream.name,
         tenant_id=tenant_id,
@@ -58,7 +57,6 @@ def _stream_config(stream: StreamSpec, tenant_id: str, registry: SchemaRegistryS
         compression_type=stream.compression_type,
         retention_ms=stream.retention_ms,
         retention_bytes=stream.retention_bytes,
-        schema_id=schema_id,
         on_invalid=stream.on_invalid,
         description=stream.description,
     )

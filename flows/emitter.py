@@ -9,12 +9,12 @@ from event_streaming_bus.errors import FlowError
 from event_streaming_bus.flows.combiner import Combiner
 from event_streaming_bus.flows.items import Closed, LateEvents, Progress, SinkItem, ToKeyGroup
 from event_streaming_bus.flows.marks import WindowMark, add_counts, renewed
-from event_streaming_bus.flows.outputs import Surroundings, dead_event, refusal
+from event_streaming_bus.flows.outputs import Surroundings, dead_event, guarded
 from event_streaming_bus.flows.plan import Node, fed_by
 from event_streaming_bus.flows.results import ResultMaker
 from event_streaming_bus.flows.rows import EventRows
 from event_streaming_bus.flows.segments import Ran, Segments
-from event_streaming_bus.models import ErrorHandlingStrategy, Event, Split, StreamInfo
+from event_streaming_bus.models import ErrorHandlingStrategy, Event, Split
 from event_streaming_bus.store.history_records import HistoryRecord, Late
 
 ReadEvents = Callable[[str, Sequence[int]], list[Event]]
@@ -81,9 +81,10 @@ class Emitter:
         if self._node.changelog is not None and events:
             ran.add(self._node.changelog.stream_id, self._maker.changes(events, self._node.changelog))
         if self._node.target is not None and events:
-            events, refused = self._guarded(self._node.target, events)
-            ran.add(self._node.target.stream_id, events)
-            failed += refused
+            kept, refused = guarded(self._surroundings, self._node.target, events)
+            ran.add(self._node.target.stream_id, kept)
+            failed += [(events[i], error) for i, error in refused]
+            events = kept
         mark.out += len(events)
         mark.refused += len(failed)
         self._set_aside([*((event, error, 1) for event, error in failed), *_failures(closed)], ran)
@@ -97,15 +98,6 @@ class Emitter:
         marks = [renewed(self._owner, key_group, self._stored.get(key_group), each) for key_group, each in last.items()]
         self._stored.update({each.key: each.value for each in marks})
         return SinkItem({i: made for i, made in ran.events.items() if made}, tuple(marks), records), ran
-
-    def _guarded(self, target: StreamInfo, events: list[Event]) -> tuple[list[Event], list[tuple[Event, Exception]]]:
-        """``(events that the target's schema accepts, the others, each with the reason)``."""
-        guard = self._surroundings.guard(target)
-        if guard is None:
-            return events, []
-        invalid = set(guard.check_many([event.payload for event in events]))
-        refused = [(events[i], refusal(guard, events[i], target)) for i in sorted(invalid)]
-        return [event for i, event in enumerate(events) if i not in invalid], refused
 
     def _set_aside(self, failed: list[_Failed], ran: Ran) -> None:
         """Dead letters go to those that read the port ``errors``, or else to the stream of dead letters."""

@@ -77,7 +77,7 @@ def group_lines(number: str, paths: Sequence[FieldPath], code: "Code", reading: 
 def raw_payload(code: "Code", reading: "Reading") -> str:
     """The code of the payload as JSON bytes."""
     if not reading.is_mapped:
-        return reading.column("data")
+        return reading.column("json")
     return f"{code.constant('_encode', msgspec.json.encode)}({reading.payload})"
 
 

@@ -3,18 +3,21 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-import msgspec
-
 from event_streaming_bus.errors import ExpressionError, SchemaError, SchemaNotFoundError, StreamNotFoundError
 from event_streaming_bus.expressions import Scope, parse
+from event_streaming_bus.flows.avro_schema_types import type_of_avro
 from event_streaming_bus.flows.checker import suggest
 from event_streaming_bus.flows.findings import Findings, Severity
 from event_streaming_bus.flows.inference import infer, truth
 from event_streaming_bus.flows.schema_types import type_of_schema
 from event_streaming_bus.flows.spec import FlowSpec
-from event_streaming_bus.flows.types import Type
+from event_streaming_bus.flows.types import ANY, Type
 from event_streaming_bus.models import StreamInfo
-from event_streaming_bus.registry.json_schema import JsonSchemaValidator
+from event_streaming_bus.registry.parsing import AvroDocument, JsonSchema, ParsedSchema, Parser
+from event_streaming_bus.registry.schema_configs import read_config
+from event_streaming_bus.registry.service import SchemaRegistryService
+from event_streaming_bus.registry.subjects import Subjects
+from event_streaming_bus.store.schemas import SchemaText
 from event_streaming_bus.store.storage import Storage
 
 _RULES: Final = ("validation_rules", "business_rules")
@@ -64,16 +67,24 @@ class Known:
         """The types of the file's schemas by name and version. Schemas that the registry would refuse are reported."""
         types: dict[tuple[str, str], Type] = {}
         for i, schema in enumerate(self._spec.schemas):
-            contents = schema["json_schema"]
             try:
-                JsonSchemaValidator(contents)
-            except SchemaError as error:
-                self._findings.add(Severity.ERROR, "bad-schema", ("schemas", i, "json_schema"), error.message)
-                continue
-            kind = type_of_schema(contents)
+                config = read_config(schema)
+                kind = self._type_of(config.candidate(None).text)
+            except (SchemaError, ExpressionError) as error:
+                field = ("avro_schema",) if "avro_schema" in schema else ("json_schema",)
+                at_rule = error.message.startswith(_RULES[0])  # these are reported with more below
+                if not at_rule:
+                    self._findings.add(Severity.ERROR, "bad-schema", ("schemas", i, *field), error.message)
+                    continue
+                kind = ANY
             types[schema["schema_name"], str(schema.get("schema_version") or "1.0")] = kind
             self._check_rules(i, schema, kind)
         return types
+
+    def _type_of(self, text: SchemaText) -> Type:
+        if self._storage is not None:
+            return type_of_parsed(Subjects(self._storage.schemas).parse(self._spec.tenant_id, text))
+        return ANY if text.references else type_of_parsed(Parser()(text, {}))
 
     def _check_rules(self, number: int, schema: Mapping[str, Any], kind: Type) -> None:
         rules = (schema.get(_RULES[0]) or {}).get(_RULES[1])
@@ -99,8 +110,7 @@ class Known:
         for name in sorted(set(self._spec.streams_used()) - declared):
             info = self.stream(name)
             if info is not None and info.config.schema_id is not None and self._storage is not None:
-                record = self._storage.catalog.get_schema(self._spec.tenant_id, info.config.schema_id)
-                payloads[name] = type_of_schema(msgspec.json.decode(record.definition))
+                payloads[name] = self._type_of(self._storage.schemas.get(self._spec.tenant_id, info.config.schema_id).text)
         return payloads
 
     def _schema(self, reference: str, here: tuple[str | int, ...]) -> Type | None:
@@ -116,8 +126,15 @@ class Known:
             self._findings.add(Severity.WARNING if near else Severity.INFO, "no-schema", here, message)
             return None
         try:
-            record = self._storage.catalog.find_schema(self._spec.tenant_id, name, version or None)
+            record = SchemaRegistryService(self._storage).find_reference(self._spec.tenant_id, reference)
         except SchemaNotFoundError as error:
             self._findings.add(Severity.ERROR, "no-schema", here, error.message)
             return None
-        return type_of_schema(msgspec.json.decode(record.definition))
+        return self._type_of(record.text)
+
+
+def type_of_parsed(schema: ParsedSchema) -> Type:
+    """The type of what is valid by a schema, of whatever format."""
+    if isinstance(schema, AvroDocument):
+        return type_of_avro(schema.schema.type)
+    return type_of_schema(schema.document) if isinstance(schema, JsonSchema) else ANY

@@ -13,7 +13,9 @@ from event_streaming_bus.errors import BusError, NotFoundError, StreamNotFoundEr
 from event_streaming_bus.flows.plan import Plan
 from event_streaming_bus.flows.reprocessing import Outcome, plan_around, reprocess
 from event_streaming_bus.models import Position, StreamInfo
-from event_streaming_bus.registry.service import SchemaGuard, SchemaRegistryService
+from event_streaming_bus.registry.deliveries import delivered, for_schema
+from event_streaming_bus.registry.guards import SchemaGuard
+from event_streaming_bus.registry.service import SchemaRegistryService
 from event_streaming_bus.store.history_records import DEAD, FILTERED, PASSED, EventError, Processed, Published, Run, to_event
 from event_streaming_bus.store.letters import Letter, LetterBox, LetterState, LetterStatus
 from event_streaming_bus.store.log.base import Append, AppendResult, Journal
@@ -124,19 +126,19 @@ class Retrier:
         if isinstance(target, BusError):
             return target
         stream, guard = target
-        event = letter.original()
-        if guard is not None:
+        event = for_schema(letter.original(), stream.config.schema_id)
+        made, refused = delivered(guard, [event])
+        if refused:
             try:
                 payload = event.payload
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 return Outcome(error=EventError(0, type(error).__name__, f"the payload cannot be decoded: {error}"))
-            if guard.check_many([payload]):
-                return Outcome(error=EventError(0, "ValidationFailedError", guard.told(payload)))
+            told = guard.told(payload) if guard is not None else ""
+            return Outcome(error=EventError(0, "ValidationFailedError", told))
         again = msgspec.structs.replace(
-            event,
+            made[0],
             event_id=ids.derived_id(ids.EVENT, event.timestamp_ms, "retried", letter.letter_id),
             causation_id=letter.letter_id,
-            schema_id=stream.config.schema_id,
         )
         return Outcome({stream.stream_id: [again]}, passed=True)
 

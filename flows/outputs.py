@@ -18,23 +18,28 @@ from event_streaming_bus.flows.plan import Edge, Node
 from event_streaming_bus.flows.processors import flattens, kind_of
 from event_streaming_bus.flows.processors.map import MapLogic
 from event_streaming_bus.flows.rows import EventRows, Rows, picked, select_events
-from event_streaming_bus.models import ErrorHandlingStrategy, Event, ProcessorType, StreamInfo
-from event_streaming_bus.registry.service import SchemaGuard
+from event_streaming_bus.models import ErrorHandlingStrategy, Event, ProcessorType, SerializationFormat, StreamInfo
+from event_streaming_bus.registry.deliveries import delivered, for_schema
+from event_streaming_bus.registry.guards import SchemaGuard
+from event_streaming_bus.registry.upcasting import Upcaster
 from event_streaming_bus.store.dead_letters import dead_letter
 from event_streaming_bus.store.history_records import ACCEPTED, DEAD, FILTERED, PASSED, SKIPPED, EventError
 
 _encode: Final = msgspec.json.Encoder().encode
+_JSON: Final = SerializationFormat.JSON
 _MAKES_SOME: Final = (ProcessorType.FILTER, ProcessorType.CUSTOM)
 
 
 class Surroundings(msgspec.Struct, frozen=True):
     """What settling needs beside the events: the stream they come from, where dead letters go, the schemas that guard target
-    streams, and the functions of CUSTOM processors by their number."""
+    streams, the functions of CUSTOM processors by their number, and what brings events to the version of their stream's
+    schema."""
 
     source: StreamInfo
     dead_letters: StreamInfo
     guard: Callable[[StreamInfo], SchemaGuard | None]
     functions: Mapping[int, Calls] = {}
+    upcast: Upcaster | None = None
 
 
 class _Made(msgspec.Struct, frozen=True):
@@ -143,7 +148,10 @@ def _make(node: Node, rows: Rows, collected: Any, mapped: Mapped | None, surroun
     logic = node.spec.processing_logic
     assert isinstance(logic, MapLogic)  # noqa: S101 - only MAPs flatten
     origins = [index for index, _, _ in collected]
-    replaced: dict[str, Iterable[Any]] = {"data": [msgspec.json.encode(payload) for _, payload, _ in collected]}
+    replaced: dict[str, Iterable[Any]] = {
+        "data": [msgspec.json.encode(payload) for _, payload, _ in collected],
+        "serialization_format": repeat(_JSON),
+    }
     if logic.key is not None:
         replaced["key"] = [key for _, _, key in collected]
     elif mapped is not None and mapped.keys is not None:
@@ -179,7 +187,8 @@ def _call(node: Node, rows: Rows, collected: Any, surroundings: Surroundings) ->
 def with_parts(event: Event, parts: tuple[Any, str | None, str]) -> Event:
     """The event with the payload, key and type that MAPs gave it."""
     payload, key, event_type = parts
-    return msgspec.structs.replace(event, data=msgspec.json.encode(payload), key=key, event_type=event_type)
+    data = msgspec.json.encode(payload)
+    return msgspec.structs.replace(event, data=data, serialization_format=_JSON, key=key, event_type=event_type)
 
 
 def _derived(node: Node, rows: Rows, origins: list[int], events: list[Event]) -> _Making:
@@ -214,24 +223,35 @@ def _write(
     """``(events for the target, those that its schema refuses)``."""
     schema_id = target.config.schema_id
     if making.events is not None:
-        made = [msgspec.structs.replace(event, schema_id=schema_id) for event in making.events]
-        origins = making.origins
+        made, origins = [for_schema(event, schema_id) for event in making.events], making.origins
     else:
-        made = _copies(node, rows, mapped, making.passed, schema_id)
-        origins = making.passed
+        made, origins = _copies(node, rows, mapped, making.passed, schema_id), making.passed
+    kept, refused = guarded(surroundings, target, made)
+    return kept, [(origins[i], error) for i, error in refused]
+
+
+def guarded(
+    surroundings: Surroundings, target: StreamInfo, events: Sequence[Event]
+) -> tuple[list[Event], list[tuple[int, Exception]]]:
+    """``(the events as the target keeps them, the indexes of those that its schema refuses, each with the reason)``."""
     guard = surroundings.guard(target)
-    if guard is None:
+    made, invalid = delivered(guard, events)
+    if not invalid:
         return made, []
-    invalid = guard.check_many([event.payload for event in made])
-    refused: list[tuple[int, Exception]] = [(origins[i], refusal(guard, made[i], target)) for i in invalid]
     aside = set(invalid)
-    return [event for i, event in enumerate(made) if i not in aside], refused
+    kept = [event for i, event in enumerate(made) if i not in aside]
+    return kept, [(i, refusal(guard, events[i], target)) for i in invalid]
 
 
-def refusal(guard: SchemaGuard, event: Event, target: StreamInfo) -> Exception:
-    """Why the schema of the target refuses an event."""
+def refusal(guard: SchemaGuard | None, event: Event, target: StreamInfo) -> Exception:
+    """Why the target refuses an event."""
+    try:
+        payload = event.payload
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return ValueError(f"the payload cannot be read: {error}")
+    assert guard is not None  # noqa: S101 - without a schema nothing else is refused
     broken = f"schema {guard.schema_name} {guard.schema_version} of stream {target.name}"
-    return ValueError(f"the output breaks {broken}: {guard.told(event.payload)}")
+    return ValueError(f"the output breaks {broken}: {guard.told(payload)}")
 
 
 def _copies(node: Node, rows: Rows, mapped: Mapped | None, passed: Sequence[int], schema_id: str | None) -> list[Event]:
@@ -239,17 +259,20 @@ def _copies(node: Node, rows: Rows, mapped: Mapped | None, passed: Sequence[int]
     replaced: dict[str, Iterable[Any]] = {
         "event_id": rows.output_ids(node.origin, passed),
         "causation_id": picked(rows.column("event_id"), passed),
-        "schema_id": repeat(schema_id, len(passed)),
         "compression_type": repeat(None, len(passed)),
     }
     if mapped is not None:
         payloads = mapped.payloads.at(passed)
         replaced["data"] = payloads if isinstance(payloads[0], bytes) else list(map(_encode, payloads))
+        replaced["serialization_format"] = repeat(_JSON, len(passed))
         if mapped.keys is not None:
             replaced["key"] = mapped.keys.at(passed)
         if mapped.event_type is not None:
             replaced["event_type"] = repeat(mapped.event_type, len(passed))
-    return select_events(rows, passed, replaced)
+    if mapped is not None or rows.constant("serialization_format") == (True, _JSON):
+        replaced["schema_id"] = repeat(schema_id, len(passed))
+        return select_events(rows, passed, replaced)
+    return [for_schema(event, schema_id) for event in select_events(rows, passed, replaced)]
 
 
 def _outcome(

@@ -13,11 +13,12 @@ from event_streaming_bus.flows.functions import load_functions
 from event_streaming_bus.flows.outputs import NodeOutcome, Surroundings
 from event_streaming_bus.flows.plan import Edge, Node, Plan, Stage, make_plan, walk
 from event_streaming_bus.flows.processors import ends_tree
-from event_streaming_bus.flows.rows import EventRows
+from event_streaming_bus.flows.rows import EventRows, Rows
 from event_streaming_bus.flows.segments import Segments
 from event_streaming_bus.flows.spec import FlowSpec, stored_processor
 from event_streaming_bus.models import ErrorHandlingStrategy, Event, StreamInfo
 from event_streaming_bus.registry.service import SchemaRegistryService
+from event_streaming_bus.registry.upcasting import Upcaster, upcaster_of
 from event_streaming_bus.store.history_records import PASSED, EventError
 from event_streaming_bus.store.letters import Letter
 from event_streaming_bus.store.storage import Storage
@@ -37,8 +38,9 @@ class Outcome(msgspec.Struct, frozen=True):
 class _LetterRows(EventRows):
     """One letter's event as a processor sees it; further dead letters made of it name the same place."""
 
-    def __init__(self, letter: Letter) -> None:
-        super().__init__([letter.original()])
+    def __init__(self, letter: Letter, upcast: Upcaster | None) -> None:
+        event = letter.original()
+        super().__init__([event if upcast is None else upcast.event(event)])
         self._place = letter.place()
 
     def place(self, index: int) -> dict[str, Any]:
@@ -91,11 +93,17 @@ def reprocess(storage: Storage, plan: Plan, processor_name: str, letters: Sequen
             processor_name=failed.name,
         )
     edge = _pruned(way)
-    guard_of = SchemaRegistryService(storage).guard_of
-    surroundings = Surroundings(stage.source, storage.dead_letters(plan.tenant_id), guard_of, load_functions(walk([edge])))
+    registry = SchemaRegistryService(storage)
+    surroundings = Surroundings(
+        stage.source,
+        storage.dead_letters(plan.tenant_id),
+        registry.guard_of,
+        load_functions(walk([edge])),
+        upcaster_of(registry, storage.log, stage.source),
+    )
     segments = Segments(surroundings)
     ours = {each.node.number for each in way}
-    return [_reprocessed(segments, edge, letter, failed, ours) for letter in letters]
+    return [_reprocessed(segments, edge, _LetterRows(letter, surroundings.upcast), failed, ours) for letter in letters]
 
 
 def _way_to(plan: Plan, processor_name: str) -> tuple[Stage, list[Edge]]:
@@ -146,8 +154,8 @@ def _without_stop(edge: Edge) -> Edge:
     return msgspec.structs.replace(edge, node=msgspec.structs.replace(node, spec=spec, children=children, error_children=errors))
 
 
-def _reprocessed(segments: Segments, edge: Edge, letter: Letter, failed: Node, ours: set[int]) -> Outcome:
-    ran = segments.run([edge], _LetterRows(letter))
+def _reprocessed(segments: Segments, edge: Edge, rows: Rows, failed: Node, ours: set[int]) -> Outcome:
+    ran = segments.run([edge], rows)
     for outcome in ran.nodes:
         if outcome.errors and outcome.node.number in ours:
             return Outcome(error=_told(outcome, failed))

@@ -17,6 +17,7 @@ from event_streaming_bus.flows.processors.join import JoinLogic
 from event_streaming_bus.flows.processors.output_names import WINDOW_END, WINDOW_START, gives_updates
 from event_streaming_bus.flows.processors.window import WindowLogic, WindowOutput
 from event_streaming_bus.models import Event, StreamInfo, rfc3339
+from event_streaming_bus.registry.deliveries import for_schema
 
 _MAX_KNOWN_KEYS: Final = 100_000
 _ENVELOPE: Final = list(
@@ -202,10 +203,9 @@ class ResultMaker:
     def _passed_on(self, results: Sequence[Result]) -> _Made:
         return [
             msgspec.structs.replace(
-                each.value,
+                for_schema(each.value, self._schema_id),
                 event_id=event_id,
                 causation_id=each.value.event_id,
-                schema_id=self._schema_id,
                 compression_type=None,
             )
             for each, event_id in zip(results, self._ids(results), strict=True)

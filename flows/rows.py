@@ -1,17 +1,19 @@
 """Events in columns, as processors see them: read from the log, or just made by other processors."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from operator import eq, itemgetter
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
 
-from event_streaming_bus import ids
+from event_streaming_bus import ids, payloads
 from event_streaming_bus.flows.items import Chunk
-from event_streaming_bus.models import Event, Split
+from event_streaming_bus.models import Event, SerializationFormat, Split, payloads_as_json
+from event_streaming_bus.registry.upcasting import Upcaster
 
 _FIELDS: Final = Event.__struct_fields__
+_JSON: Final = SerializationFormat.JSON
 
 
 class Rows(Protocol):
@@ -22,8 +24,9 @@ class Rows(Protocol):
     """Of each event, the index of the event that it was made of, in the chunk that was read."""
 
     def column(self, name: str) -> Sequence[Any]:
-        """The values of the envelope field ``name``. ``order_id`` is the event id, or for what was made of an event, that one's
-        ``order_id`` with the place among all that was made of it: so things of one time have an order that means something."""
+        """The values of the envelope field ``name``. ``json`` is the payload as JSON text, whatever its format. ``order_id``
+        is the event id, or for what was made of an event, that one's ``order_id`` with the place among all that was made of
+        it: so things of one time have an order that means something."""
         ...
 
     def constant(self, name: str) -> tuple[bool, Any]:
@@ -46,7 +49,7 @@ class Rows(Protocol):
 class ChunkRows:
     """The events of a chunk."""
 
-    def __init__(self, chunk: Chunk, split: Split) -> None:
+    def __init__(self, chunk: Chunk, split: Split, upcast: Upcaster | None = None) -> None:
         self._batches = chunk.batches
         self._split = split
         self._begin = chunk.begin
@@ -54,12 +57,23 @@ class ChunkRows:
         self.roots: Sequence[int] = range(self.count)
         self._columns: dict[str, Sequence[Any]] = {}
         self._constants: dict[str, tuple[bool, Any]] = {}
+        self._failures: dict[int, Exception] = {}
+        if upcast is not None and self.constant("schema_id") != (True, upcast.schema_id):
+            upcasted = upcast(self.column("schema_id"), self.column("data"))
+            self._columns |= {"schema_id": upcasted.schema_ids, "data": upcasted.data}
+            self._constants["schema_id"] = (False, None)
+            self._failures = upcasted.failures
+            self._is_stored = False
+        else:
+            self._is_stored = self.constant("serialization_format") == (True, SerializationFormat.JSON)
 
     def column(self, name: str) -> Sequence[Any]:
-        name = "event_id" if name == "order_id" else name
+        name = "event_id" if name == "order_id" else "data" if name == "json" and self._is_stored else name
         values = self._columns.get(name)
         if values is None:
-            if len(self._batches) == 1:
+            if name == "json":
+                values = payloads_as_json(*_payload_columns(self))
+            elif len(self._batches) == 1:
                 values = self._batches[0].column(name)
             else:
                 values = []
@@ -77,17 +91,19 @@ class ChunkRows:
         return known
 
     def decode(self, decoder: "msgspec.json.Decoder[Any]") -> tuple[Iterable[tuple[int, Any]], list[tuple[int, Exception]]]:
-        payloads: list[Any] = []
+        if not self._is_stored:
+            return decode_any(_payload_columns(self), decoder, self._failures)
+        items: list[Any] = []
         try:
             for batch in self._batches:
                 lines = batch.payload_lines()
                 decoded = decoder.decode_lines(lines) if lines is not None else list(map(decoder.decode, batch.payloads()))
                 if len(decoded) != batch.count:
                     return decode_one_by_one(self.column("data"), decoder)
-                payloads += decoded
+                items += decoded
         except (msgspec.DecodeError, UnicodeDecodeError):
             return decode_one_by_one(self.column("data"), decoder)
-        return enumerate(payloads), []
+        return enumerate(items), []
 
     def output_ids(self, origin: str, indexes: Sequence[int]) -> list[str]:
         times_ms, begin = picked(self.column("timestamp_ms"), indexes), self._begin
@@ -117,12 +133,16 @@ class EventRows:
             if self._order_ids is not None:
                 return self._order_ids
             name = "event_id"
+        if name == "json":
+            return payloads_as_json(*_payload_columns(self))
         return [getattr(event, name) for event in self.events]
 
     def constant(self, name: str) -> tuple[bool, Any]:
         return False, None
 
     def decode(self, decoder: "msgspec.json.Decoder[Any]") -> tuple[Iterable[tuple[int, Any]], list[tuple[int, Exception]]]:
+        if any(event.serialization_format is not _JSON for event in self.events):
+            return decode_any(_payload_columns(self), decoder, {})
         try:
             return enumerate([decoder.decode(event.data) for event in self.events]), []
         except (msgspec.DecodeError, UnicodeDecodeError):
@@ -137,15 +157,62 @@ class EventRows:
         return {}
 
 
+_PayloadColumns: TypeAlias = tuple[Sequence[bytes], Sequence[SerializationFormat], Sequence[str | None]]
+
+
+def _payload_columns(rows: Rows) -> _PayloadColumns:
+    """What it takes to read payloads of any format."""
+    return rows.column("data"), rows.column("serialization_format"), rows.column("schema_id")
+
+
+def decode_any(
+    columns: _PayloadColumns, decoder: "msgspec.json.Decoder[Any]", failed: Mapping[int, Exception]
+) -> tuple[list[tuple[int, Any]], list[tuple[int, Exception]]]:
+    """As ``decode_one_by_one``, for payloads of any format; ``failed`` are known to be unreadable."""
+    data, formats, schema_ids = columns
+    groups: dict[str | None, list[int]] = {}
+    for i, (written_in, schema_id) in enumerate(zip(formats, schema_ids, strict=True)):
+        if i not in failed:
+            groups.setdefault(None if written_in is _JSON else schema_id or "", []).append(i)
+    items: list[tuple[int, Any]] = []
+    failures: list[tuple[int, Exception]] = list(failed.items())
+    for schema_id, indexes in groups.items():
+        if schema_id is None:
+            read, unread = decode_one_by_one([data[i] for i in indexes], decoder)
+            items += [(indexes[i], payload) for i, payload in read]
+            failures += [(indexes[i], error) for i, error in unread]
+            continue
+        try:
+            items += zip(indexes, _read_many(schema_id, [data[i] for i in indexes], decoder.type), strict=True)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            for i in indexes:
+                try:
+                    items.append((i, _read_many(schema_id, [data[i]], decoder.type)[0]))
+                except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                    failures.append((i, ValueError(f"the payload cannot be read: {error}")))
+    if len(groups) > 1:
+        items.sort(key=itemgetter(0))
+    return items, failures
+
+
+def _read_many(schema_id: str, data: Sequence[bytes], kind: Any) -> list[Any]:
+    """Payloads that need a schema, as what the decoder of JSON payloads makes of those."""
+    is_struct = isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+    fields = frozenset(field.encode_name for field in msgspec.structs.fields(kind)) if is_struct else None
+    values = payloads.reader(schema_id).read_many(data, fields)
+    made: list[Any] = msgspec.convert(values, list[kind])
+    return made
+
+
 def decode_one_by_one(
-    payloads: Sequence[bytes], decoder: "msgspec.json.Decoder[Any]"
+    data: Sequence[bytes], decoder: "msgspec.json.Decoder[Any]"
 ) -> tuple[list[tuple[int, Any]], list[tuple[int, Exception]]]:
     """``(index, payload)`` of those that can be decoded, and the failures of the others."""
     items: list[tuple[int, Any]] = []
     failures: list[tuple[int, Exception]] = []
-    for i, data in enumerate(payloads):
+    for i, each in enumerate(data):
         try:
-            items.append((i, decoder.decode(data)))
+            items.append((i, decoder.decode(each)))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             failures.append((i, ValueError(f"the payload is no JSON object: {error}")))
     return items, failures

@@ -217,11 +217,16 @@ def _mapping(value: object, path: Path, problems: Problems) -> Any:
 _SCHEMA_TABLE: Final[Table] = {
     "schema_name": required(text(r"[^@\s]+", "a name without spaces or @", 200)),
     "schema_version": Field(text(r"[^@\s]+", "a version such as '1.0'", 100)),
-    "json_schema": required(_mapping),
+    "json_schema": Field(_anything),
+    "avro_schema": Field(_anything),
+    "references": Field(_anything),
     "event_type": Field(text()),
     "compatibility_level": Field(text()),
     "evolution_strategy": Field(text()),
     "validation_rules": Field(_mapping),
+    "migration": Field(_mapping),
+    "metadata": Field(_mapping),
+    "refuse_producers_after": Field(_anything),
     "is_active": Field(_anything),
 }
 
@@ -248,7 +253,13 @@ def _read_stream(value: object, path: Path, problems: Problems) -> Any:
 
 
 def _read_schema(value: object, path: Path, problems: Problems) -> Any:
-    return BAD if read_table(value, path, _SCHEMA_TABLE, problems) is None else dict(value)  # type: ignore[call-overload]
+    read = read_table(value, path, _SCHEMA_TABLE, problems)
+    if read is None or not isinstance(value, Mapping):
+        return BAD
+    if (read["json_schema"] is None) == (read["avro_schema"] is None):
+        told = "required, but missing (or avro_schema)" if read["json_schema"] is None else "a schema is one of JSON or of Avro"
+        return problems.add((*path, "json_schema"), told)
+    return dict(value)
 
 
 def _read_state_store(value: object, path: Path, problems: Problems) -> Any:

@@ -39,7 +39,7 @@ class StageLogic:
     def _process(self, chunk: Chunk) -> list[SinkItem | ToKeyGroup]:
         assert chunk.split is not None  # noqa: S101 - the caller has looked
         started_ns = time.time_ns()
-        rows = ChunkRows(chunk, chunk.split)
+        rows = ChunkRows(chunk, chunk.split, self._surroundings.upcast)
         stored, mark = self._marks.get(str(chunk.split), (None, StageMark()))
         written = chunk.end <= mark.offset
         ran = self._segments.run(self._stage.roots, rows, future=chunk.future, gather_only=written)

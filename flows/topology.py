@@ -169,6 +169,8 @@ def check_alone(processor: Mapping[Any, object], path: Path, problems: Problems)
     for at, stream in link.written:
         if stream in read:
             problems.add(at, "is the source too, and each event would run in a circle")
+    if link.name in read | {stream for _, stream in link.written}:
+        problems.add((*path, "processor_name"), f"{link.name!r} is a stream's name too; rename one of them")
     _check_changelog(link, problems)
     if link.needs_reader:
         problems.add((*path, "dead_letters"), "only in a flow can another processor read its errors; leave dead_letters true")

@@ -21,7 +21,6 @@ from event_streaming_bus.flows.runner import current_ends
 from event_streaming_bus.flows.source import read_events
 from event_streaming_bus.flows.spec import FlowSpec
 from event_streaming_bus.models import Event, EventPriority, Split, StreamConfig, StreamInfo
-from event_streaming_bus.store.catalog import Catalog
 from event_streaming_bus.store.dead_letters import original, told_of
 from event_streaming_bus.store.history_records import Late, from_bytes
 from event_streaming_bus.store.log.embedded import EmbeddedLog
@@ -149,7 +148,7 @@ def trial() -> Iterator[Trial]:
         folder = Path(name)
         log = EmbeddedLog(folder, synchronous="NORMAL")  # nothing of it is to outlive the process
         try:
-            storage = Storage(folder, log, Catalog(folder / "log.db"))
+            storage = Storage(folder, log)
         except BaseException:
             log.close()
             raise

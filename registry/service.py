@@ -1,116 +1,47 @@
-"""The schema registry: schemas registered, found, and put to work as guards of streams."""
+"""The schema registry's service: schemas registered by configuration, found, compared, retired, and put to work."""
 
 import asyncio
-import re
-import threading
 import time
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
-from enum import StrEnum
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
-from event_streaming_bus import ids
-from event_streaming_bus.errors import SchemaError
-from event_streaming_bus.models import DEFAULT_TENANT, StreamInfo
-from event_streaming_bus.registry.json_schema import JsonSchemaValidator
-from event_streaming_bus.registry.rules import BusinessRule, RuleSet
-from event_streaming_bus.registry.violations import Violation
-from event_streaming_bus.store.catalog import Catalog, SchemaRecord
+from event_streaming_bus import payloads
+from event_streaming_bus.errors import AlreadyExistsError, ClosedError, ExpressionError, SchemaError, SchemaNotFoundError
+from event_streaming_bus.models import DEFAULT_TENANT, StreamInfo, rfc3339
+from event_streaming_bus.registry import semantic_versions
+from event_streaming_bus.registry.compatibility import CompatibilityLevel, incompatibilities
+from event_streaming_bus.registry.guard_cache import cache_of
+from event_streaming_bus.registry.guards import SchemaGuard
+from event_streaming_bus.registry.json_diff import changes
+from event_streaming_bus.registry.schema_configs import config_of, is_same_config, placed, read_config
+from event_streaming_bus.registry.subjects import EvolutionStrategy, Subjects
+from event_streaming_bus.store.log.base import EventLog
+from event_streaming_bus.store.schemas import Deprecation, SchemaRecord, SchemaStore
 from event_streaming_bus.store.storage import Storage, open_storage
-
-_MAX_GUARDS: Final = 256
-_VERSION: Final = re.compile(r"\d{1,9}\.\d{1,9}(\.\d{1,9})?")
-_NAME: Final = re.compile(r"[^@\s]{1,200}")
-
-
-class CompatibilityLevel(StrEnum):
-    """What a new version of a schema must be compatible with. Kept with the schema; not checked in this version."""
-
-    NONE = "NONE"
-    BACKWARD = "BACKWARD"
-    BACKWARD_TRANSITIVE = "BACKWARD_TRANSITIVE"
-    FORWARD = "FORWARD"
-    FORWARD_TRANSITIVE = "FORWARD_TRANSITIVE"
-    FULL = "FULL"
-    FULL_TRANSITIVE = "FULL_TRANSITIVE"
-
-
-class EvolutionStrategy(StrEnum):
-    """How a new version relates to those before it. Kept with the schema; not acted on in this version."""
-
-    COMPATIBLE = "COMPATIBLE"
-    BREAKING_CHANGE = "BREAKING_CHANGE"
-    DEPRECATE = "DEPRECATE"
-
-
-class ValidationRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Rules beside the schema."""
-
-    business_rules: list[BusinessRule] = []
-
-
-class SchemaConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A schema as it is registered. ``schema_version`` has two or three parts, as in ``1.0``."""
-
-    schema_name: str
-    json_schema: dict[str, Any]
-    schema_version: str = "1.0"
-    event_type: str | None = None
-    compatibility_level: CompatibilityLevel = CompatibilityLevel.BACKWARD
-    evolution_strategy: EvolutionStrategy = EvolutionStrategy.COMPATIBLE
-    validation_rules: ValidationRules | None = None
-    is_active: bool = True
-
-
-class SchemaGuard:
-    """A schema and its business rules, compiled."""
-
-    def __init__(self, record: SchemaRecord) -> None:
-        self.schema_id = record.schema_id
-        self.schema_name = record.schema_name
-        self.schema_version = record.schema_version
-        self._schema = JsonSchemaValidator(msgspec.json.decode(record.definition))
-        rules = msgspec.convert(record.validation_rules or {}, ValidationRules)
-        self._rules = RuleSet(rules.business_rules)
-
-    def check(self, payload: object) -> list[Violation]:
-        """What is wrong with a decoded payload: what breaks the schema, or if nothing does, the rules; warnings included."""
-        found = self._schema.violations(payload)
-        if found:
-            return found
-        return self._rules.violations(payload if isinstance(payload, Mapping) else {})
-
-    def told(self, payload: object, most: int = 5) -> str:
-        """What is wrong with a decoded payload, as text: the first ``most`` violations with their places."""
-        return "; ".join(f"{v.path or '(the payload itself)'}: {v.message}" for v in self.check(payload)[:most])
-
-    def check_many(self, payloads: Sequence[object]) -> list[int]:
-        """The indexes of the payloads that are not valid."""
-        valid, hold = self._schema.is_valid, self._rules.hold
-        return [i for i, payload in enumerate(payloads) if not (valid(payload) and hold(payload))]  # type: ignore[arg-type]
 
 
 class SchemaRegistryService:
-    """Registers schemas and validates events against them.
+    """Registers schemas, compares them, and validates events against them."""
 
-    Compatibility levels and evolution strategies are kept with each version but not checked in this version of the bus.
-    """
+    def __init__(self, storage: Storage | None = None) -> None:
+        storage = storage or open_storage()
+        self._store: SchemaStore = storage.schemas
+        self.subjects = Subjects(self._store, lambda record: _streams_with(storage.log, record))
+        self._guards = cache_of(self._store)
+        payloads.add_source(self)
 
-    def __init__(self, storage: Storage | None = None, *, catalog: Catalog | None = None) -> None:
-        self._catalog = catalog if catalog is not None else (storage or open_storage()).catalog
-        self._guards: OrderedDict[tuple[str, str], SchemaGuard] = OrderedDict()
-        self._lock = threading.Lock()
+    # --- registering --------------------------------------------------------------------------------------------------
 
     async def register_enhanced_schema(
         self, schema_config: Mapping[str, Any], tenant_id: str = DEFAULT_TENANT, created_by: str | None = None
     ) -> str:
         """Register one version of a schema; returns its id. Registering the same version again returns the same id.
 
-        Raises ``SchemaError`` naming the place, ``ExpressionError`` for a rule, and ``AlreadyExistsError`` if this version is
-        there with other contents.
+        Raises ``SchemaError`` naming the place, ``ExpressionError`` for a rule or a migration, ``AlreadyExistsError`` if this
+        version is there with other contents, ``SemanticVersionError`` if its number does not go with what has changed, and
+        ``IncompatibleSchemaError`` with each difference if it is not compatible.
         """
         return (await asyncio.to_thread(self.register, schema_config, tenant_id, created_by)).schema_id
 
@@ -118,105 +49,246 @@ class SchemaRegistryService:
         self, schema_config: Mapping[str, Any], tenant_id: str = DEFAULT_TENANT, created_by: str | None = None
     ) -> SchemaRecord:
         """As ``register_enhanced_schema``, blocking; returns the whole record."""
-        config = _parse(schema_config)
-        record = SchemaRecord(
-            schema_id=ids.new_id(ids.SCHEMA),
-            tenant_id=tenant_id,
-            schema_name=config.schema_name,
-            schema_version=config.schema_version,
-            format="JSON",
-            definition=msgspec.json.encode(config.json_schema).decode(),
-            event_type=config.event_type,
-            compatibility_level=config.compatibility_level.value,
-            evolution_strategy=config.evolution_strategy.value,
-            validation_rules=msgspec.to_builtins(config.validation_rules),
-            is_active=config.is_active,
-            created_by=created_by,
-            created_at_ms=time.time_ns() // 1_000_000,
-        )
+        config = read_config(schema_config)
+        candidate = config.candidate(created_by)
+
+        def is_same(record: SchemaRecord) -> bool:
+            if candidate.schema_version not in (None, record.schema_version):
+                return False
+            if is_same_config(record, candidate):
+                return True
+            if candidate.schema_version is None:
+                return False
+            raise AlreadyExistsError(
+                f"schema {record.schema_name} {record.schema_version} exists with other contents; register a new version",
+                schema_id=record.schema_id,
+            )
+
         try:
-            SchemaGuard(record)
+            record, is_new = self.subjects.register(tenant_id, config.schema_name, candidate, is_same)
+        except (SchemaError, ExpressionError) as error:
+            raise placed(error, config.definition_field) from error
+        if is_new and config.compatibility_level is not None:
+            level = {"compatibilityLevel": config.compatibility_level.value}
+            self.subjects.settings.set_config(tenant_id, config.schema_name, level)
+        if is_new and config.evolution_strategy is EvolutionStrategy.DEPRECATE:
+            self._deprecate_before(record, config.refuse_after_ms)
+        return record
+
+    def _deprecate_before(self, record: SchemaRecord, refuse_after_ms: int | None) -> None:
+        for earlier in self._store.versions(record.tenant_id, record.schema_name):
+            if earlier.version < record.version and earlier.deprecation is None:
+                self._deprecate(earlier, refuse_after_ms, f"replaced by {record.schema_version}")
+
+    async def check_compatibility(self, schema_config: Mapping[str, Any], tenant_id: str = DEFAULT_TENANT) -> dict[str, Any]:
+        """Whether a schema could be registered as a compatible version: ``is_compatible``, the ``compatibility_level`` that
+        counts, and the ``incompatibilities`` with each difference. Nothing is registered."""
+        return await asyncio.to_thread(self._check_compatibility, schema_config, tenant_id)
+
+    def _check_compatibility(self, schema_config: Mapping[str, Any], tenant_id: str) -> dict[str, Any]:
+        config = read_config(schema_config)
+        try:
+            found = self.subjects.check(
+                tenant_id, config.schema_name, config.candidate(None).text, level=config.compatibility_level
+            )
         except SchemaError as error:
-            place = "" if error.message.startswith("validation_rules") else "json_schema"
-            raise SchemaError(f"{place}{error.message}", **error.details) from error
-        return self._catalog.add_schema(record)
+            raise placed(error, config.definition_field) from error
+        level = config.compatibility_level or self.subjects.settings.level(tenant_id, config.schema_name)
+        return {
+            "is_compatible": not found,
+            "compatibility_level": level.value,
+            "incompatibilities": msgspec.to_builtins(found),
+        }
+
+    # --- validating ---------------------------------------------------------------------------------------------------
 
     async def validate_event(self, schema_id: str, event_data: object, tenant_id: str = DEFAULT_TENANT) -> dict[str, Any]:
         """Validate a decoded payload.
 
         ``is_valid`` is false if it breaks the schema or a rule of severity ``error``; ``validation_errors`` lists each violation
-        with its path, pointer, rule, message, kind and severity, warnings included.
+        with its path, pointer, rule, message, kind and severity, warnings included. For a version that is deprecated there is
+        also ``deprecated``.
         """
-        guard = await asyncio.to_thread(self.guard, tenant_id, schema_id)
+        guard = self._guards.fresh(tenant_id, schema_id)
+        if guard is None:
+            guard = await asyncio.to_thread(self.guard, tenant_id, schema_id)
         started_ns = time.perf_counter_ns()
         violations = guard.check(event_data)
-        return {
+        answer = {
             "is_valid": all(violation.severity != "error" for violation in violations),
             "validation_errors": msgspec.to_builtins(violations),
             "schema_version": guard.schema_version,
             "validation_time_ms": round((time.perf_counter_ns() - started_ns) / 1e6, 3),
         }
+        if guard.record.deprecation is not None:
+            answer["deprecated"] = deprecation_data(guard.record.deprecation)
+        return answer
+
+    # --- finding ------------------------------------------------------------------------------------------------------
 
     async def get_schema(self, schema_id: str, tenant_id: str = DEFAULT_TENANT) -> SchemaRecord:
         """The schema with this id. Raises ``SchemaNotFoundError``."""
-        return await asyncio.to_thread(self._catalog.get_schema, tenant_id, schema_id)
+        return await asyncio.to_thread(self._store.get, tenant_id, schema_id)
 
     async def list_schemas(self, tenant_id: str = DEFAULT_TENANT, schema_name: str | None = None) -> list[SchemaRecord]:
-        """The tenant's schema versions, of one name or of all, in the order of registration."""
-        return await asyncio.to_thread(self._catalog.list_schemas, tenant_id, schema_name)
+        """The tenant's schema versions, of one name or of all, by name, then in the order of registration."""
+        return await asyncio.to_thread(self._store.versions, tenant_id, schema_name)
+
+    async def list_versions(self, schema_name: str, tenant_id: str = DEFAULT_TENANT) -> list[SchemaRecord]:
+        """The versions of a schema, oldest first. Raises ``SubjectNotFoundError``."""
+        return await asyncio.to_thread(self.subjects.versions, tenant_id, schema_name)
 
     def find(self, tenant_id: str, schema_name: str, schema_version: str | None = None) -> SchemaRecord:
-        """The schema of this name, in this version or the latest. Raises ``SchemaNotFoundError``."""
-        return self._catalog.find_schema(tenant_id, schema_name, schema_version)
+        """The schema of this name, in this version or the latest active one. Raises ``SchemaNotFoundError``."""
+        versions = self._store.versions(tenant_id, schema_name)
+        if not versions:
+            hint = self.subjects.near(tenant_id, schema_name)
+            raise SchemaNotFoundError(f"There is no schema '{schema_name}'.{hint}", schema_name=schema_name)
+        if schema_version is None:
+            return next((record for record in reversed(versions) if record.is_active), versions[-1])
+        for record in reversed(versions):
+            if record.schema_version == schema_version:
+                return record
+        known = ", ".join(r.schema_version for r in versions)
+        raise SchemaNotFoundError(
+            f"There is no version '{schema_version}' of schema '{schema_name}'; there is {known}.", schema_name=schema_name
+        )
 
     def find_reference(self, tenant_id: str, reference: str) -> SchemaRecord:
         """The schema that ``name`` or ``name@version`` refers to. Raises ``SchemaNotFoundError``."""
-        name, _, version = reference.partition("@")
-        return self.find(tenant_id, name, version or None)
+        name, _, version = reference.rpartition("@")
+        if not name or not semantic_versions.is_version(version):
+            return self.find(tenant_id, reference)
+        return self.find(tenant_id, name, version)
+
+    # --- comparing ----------------------------------------------------------------------------------------------------
+
+    async def diff_schemas(self, from_schema_id: str, to_schema_id: str, tenant_id: str = DEFAULT_TENANT) -> dict[str, Any]:
+        """What changed between two schemas of one format: each change of the definition with its pointer, and why the second one
+        may not read what the first one wrote (``backward``), and the other way round (``forward``)."""
+        return await asyncio.to_thread(self._diff, from_schema_id, to_schema_id, tenant_id)
+
+    def _diff(self, from_schema_id: str, to_schema_id: str, tenant_id: str) -> dict[str, Any]:
+        before, after = self._store.get(tenant_id, from_schema_id), self._store.get(tenant_id, to_schema_id)
+        parsed = self.subjects.parse(tenant_id, after.text)
+        earlier = [(before, self.subjects.parse(tenant_id, before.text))]
+        found = incompatibilities(parsed, after.format, earlier, CompatibilityLevel.FULL)
+        differences = {each.direction: msgspec.to_builtins(each.differences) for each in found}
+        old, new = config_of(before), config_of(after)
+        for config in (old, new):
+            for name in ("schema_name", "schema_version"):
+                del config[name]
+        return {
+            "from": {"schema_id": before.schema_id, "schema_version": before.schema_version},
+            "to": {"schema_id": after.schema_id, "schema_version": after.schema_version},
+            "changes": msgspec.to_builtins(changes(old, new)),
+            "is_backward_compatible": "BACKWARD" not in differences,
+            "is_forward_compatible": "FORWARD" not in differences,
+            "backward": list(differences.get("BACKWARD", ())),
+            "forward": list(differences.get("FORWARD", ())),
+        }
+
+    # --- the life of a version ----------------------------------------------------------------------------------------
+
+    async def deprecate_schema(
+        self,
+        schema_id: str,
+        tenant_id: str = DEFAULT_TENANT,
+        *,
+        refuse_producers_after_ms: int | None = None,
+        message: str = "",
+    ) -> SchemaRecord:
+        """Mark a version as one that should not be used any more; from a time on, if one is given, producers are refused. What
+        was written with it is read as before."""
+        record = await self.get_schema(schema_id, tenant_id)
+        return await asyncio.to_thread(self._deprecate, record, refuse_producers_after_ms, message)
+
+    def _deprecate(self, record: SchemaRecord, refuse_after_ms: int | None, message: str) -> SchemaRecord:
+        deprecation = Deprecation(time.time_ns() // 1_000_000, refuse_after_ms, message)
+        return self._changed(msgspec.structs.replace(record, deprecation=deprecation))
+
+    async def activate_schema(self, schema_id: str, tenant_id: str = DEFAULT_TENANT) -> SchemaRecord:
+        """Make a version one that can be used: active, and not deprecated."""
+        record = await self.get_schema(schema_id, tenant_id)
+        active = msgspec.structs.replace(record, is_active=True, deprecation=None)
+        return await asyncio.to_thread(self._changed, active)
+
+    async def deactivate_schema(self, schema_id: str, tenant_id: str = DEFAULT_TENANT) -> SchemaRecord:
+        """Make a version one that nothing new is written with, and that is nobody's latest."""
+        record = await self.get_schema(schema_id, tenant_id)
+        return await asyncio.to_thread(self._changed, msgspec.structs.replace(record, is_active=False))
+
+    async def delete_schema(self, schema_id: str, tenant_id: str = DEFAULT_TENANT, *, permanent: bool = False) -> SchemaRecord:
+        """Delete a version; see ``Subjects.delete_version``. Raises ``NotPermittedError`` if it is the schema of a stream."""
+        record = await self.get_schema(schema_id, tenant_id)
+        delete = self.subjects.delete_version
+        return await asyncio.to_thread(delete, tenant_id, record.schema_name, record.version, permanent=permanent)
+
+    def _changed(self, record: SchemaRecord) -> SchemaRecord:
+        self._store.update(record)
+        self._guards.forget(record.tenant_id, record.schema_id)
+        return record
+
+    # --- at work ------------------------------------------------------------------------------------------------------
 
     def guard(self, tenant_id: str, schema_id: str) -> SchemaGuard:
-        """The compiled schema, from a cache of the 256 used last. Raises ``SchemaNotFoundError``."""
-        with self._lock:
-            guard = self._guards.get((tenant_id, schema_id))
-            if guard is not None:
-                self._guards.move_to_end((tenant_id, schema_id))
-                return guard
-        guard = SchemaGuard(self._catalog.get_schema(tenant_id, schema_id))
-        with self._lock:
-            self._guards[tenant_id, schema_id] = guard
-            while len(self._guards) > _MAX_GUARDS:
-                self._guards.popitem(last=False)
-        return guard
+        """The compiled schema, from a cache of the 256 used last. Raises ``SchemaNotFoundError``.
+
+        Changes of a version's life that another process makes are seen within a second.
+        """
+        return self._guards.get(tenant_id, schema_id, self.subjects)
 
     def guard_of(self, stream: StreamInfo) -> SchemaGuard | None:
         """The compiled schema of a stream; None for one without. Raises ``SchemaNotFoundError``."""
         schema_id = stream.config.schema_id
         return None if schema_id is None else self.guard(stream.tenant_id, schema_id)
 
+    def versions_of_id(self, tenant_id: str, context: str, number: int) -> list[SchemaRecord]:
+        """The versions whose text has this id, by name and version; those that are deleted too, as data may be left of them."""
+        return self._store.versions_of_id(tenant_id, context, number, deleted=True)
 
-def _parse(data: Mapping[str, Any]) -> SchemaConfig:
-    """The configuration, checked. Raises ``SchemaError`` naming the place and what is accepted."""
-    try:
-        config = msgspec.convert(dict(data), SchemaConfig)
-    except (msgspec.ValidationError, TypeError, ValueError) as error:
-        raise SchemaError(_told(str(error))) from None
-    if not _NAME.fullmatch(config.schema_name):
-        raise SchemaError(f"schema_name: expected 1 to 200 characters without spaces or '@', got {config.schema_name!r}")
-    if not _VERSION.fullmatch(config.schema_version):
-        raise SchemaError(f"schema_version: expected two or three numbers as in '1.0', got {config.schema_version!r}")
-    return config
+    def versions_between(self, record: SchemaRecord, after_version: int) -> list[SchemaRecord]:
+        """The versions of its subject after one of them, up to this one, oldest first; those that are deleted too."""
+        versions = self._store.versions(record.tenant_id, record.schema_name, deleted=True)
+        return [each for each in versions if after_version < each.version <= record.version]
+
+    def payload_reader(self, schema_id: str) -> SchemaGuard | None:
+        """What reads payloads that were written with a version, of whichever tenant; None if it is not known."""
+        try:
+            record = self._store.find(schema_id)
+            return None if record is None else self.guard(record.tenant_id, schema_id)
+        except ClosedError:  # another data folder of this process, which is closed by now
+            return None
 
 
-def _told(message: str) -> str:
-    """msgspec's message with the path in front, and for an unknown or missing field what is accepted."""
-    reason, _, place = message.partition(" - at `$")
-    path = place.rstrip("`").lstrip(".")
-    unknown = re.search(r"unknown field `(.+)`", reason)
-    if unknown is None:
-        return f"{path}: {reason}" if path else reason
-    kind = BusinessRule if "business_rules" in path else ValidationRules if path else SchemaConfig
-    known = kind.__struct_fields__
-    near = get_close_matches(unknown[1], known, 1)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
-    where = f"{path}.{unknown[1]}" if path else unknown[1]
-    return f"{where}: unknown field{hint} (accepted: {', '.join(known)})"
+def _streams_with(log: EventLog, record: SchemaRecord) -> list[str]:
+    """The names of the streams that have this version as their schema."""
+    return [info.name for info in log.list_streams(record.tenant_id) if info.config.schema_id == record.schema_id]
+
+
+def describe(record: SchemaRecord) -> dict[str, Any]:
+    """A version as plain data, as answers show it."""
+    told = {
+        "schema_id": record.schema_id,
+        **config_of(record),
+        "version": record.version,
+        "id": record.id,
+        "guid": record.guid,
+        "format": record.format,
+        "is_active": record.is_active,
+        "created_by": record.created_by,
+        "created_at": rfc3339(record.created_at_ms),
+    }
+    if record.deprecation is not None:
+        told["deprecated"] = deprecation_data(record.deprecation)
+    return told
+
+
+def deprecation_data(deprecation: Deprecation) -> dict[str, Any]:
+    """How answers are marked that are about a deprecated version."""
+    after_ms = deprecation.refuse_after_ms
+    return {
+        "since": rfc3339(deprecation.since_ms),
+        "refuse_producers_after": None if after_ms is None else rfc3339(after_ms),
+        "message": deprecation.message,
+    }

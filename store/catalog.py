@@ -1,39 +1,19 @@
-"""The catalog: schemas and processors, kept in the data folder's database beside the log."""
+"""The catalog: processors, kept in the data folder's database beside the log."""
 
 import sqlite3
 import time
-from collections.abc import Iterable
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from event_streaming_bus import ids
-from event_streaming_bus.errors import AlreadyExistsError, ProcessorNotFoundError, SchemaNotFoundError
+from event_streaming_bus.errors import AlreadyExistsError, ProcessorNotFoundError
 from event_streaming_bus.models import ProcessorStatus
 from event_streaming_bus.store.sql import load_queries
 from event_streaming_bus.store.sqlite import Database, storage_errors
 
 SQL: Final = load_queries("catalog.sql")
-
-
-class SchemaRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One version of a schema. ``definition`` is its text; ``validation_rules`` are as they were registered."""
-
-    schema_id: str
-    tenant_id: str
-    schema_name: str
-    schema_version: str
-    format: str
-    definition: str
-    event_type: str | None = None
-    compatibility_level: str
-    evolution_strategy: str
-    validation_rules: dict[str, Any] | None = None
-    is_active: bool = True
-    created_by: str | None = None
-    created_at_ms: int
 
 
 class ProcessorRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +35,7 @@ class ProcessorRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Catalog:
-    """Schemas and processors by tenant. Safe to use from any thread and any number of processes."""
+    """Processors by tenant. Safe to use from any thread and any number of processes."""
 
     def __init__(self, path: Path) -> None:
         self._db = Database(path)
@@ -66,59 +46,6 @@ class Catalog:
     def close(self) -> None:
         """Close the database. Closing twice is harmless."""
         self._db.close()
-
-    # --- schemas ------------------------------------------------------------------------------------------------------
-
-    def add_schema(self, record: SchemaRecord) -> SchemaRecord:
-        """Keep a schema version. The same name, version and contents again give the record that is there already;
-        other contents raise ``AlreadyExistsError``."""
-        with self._db.transaction(f"registering schema {record.schema_name}") as db:
-            for there in self._schemas(db, record.tenant_id, record.schema_name):
-                if there.schema_version == record.schema_version:
-                    if _contents(there) == _contents(record):
-                        return there
-                    raise AlreadyExistsError(
-                        f"schema {record.schema_name} {record.schema_version} exists with other contents; register it under a "
-                        "new version",
-                        schema_id=there.schema_id,
-                    )
-            encoded = msgspec.json.encode(record).decode()
-            key = (record.schema_id, record.tenant_id, record.schema_name, record.schema_version)
-            db.execute(SQL["insert_schema"], (*key, encoded))
-        return record
-
-    def get_schema(self, tenant_id: str, schema_id: str) -> SchemaRecord:
-        """The tenant's schema with this id. Raises ``SchemaNotFoundError``."""
-        with storage_errors(self._path, "reading a schema"):
-            row = self._db.connection().execute(SQL["select_schema_by_id"], (tenant_id, schema_id)).fetchone()
-        if row is None:
-            raise SchemaNotFoundError(f"There is no schema with the id '{schema_id}'.", schema_id=schema_id)
-        return msgspec.json.decode(row[0], type=SchemaRecord)
-
-    def find_schema(self, tenant_id: str, schema_name: str, schema_version: str | None = None) -> SchemaRecord:
-        """The tenant's schema of this name, in this version or the one registered last. Raises ``SchemaNotFoundError``."""
-        versions = self.list_schemas(tenant_id, schema_name)
-        if not versions:
-            hint = _near(schema_name, {r.schema_name for r in self.list_schemas(tenant_id)})
-            raise SchemaNotFoundError(f"There is no schema '{schema_name}'.{hint}", schema_name=schema_name)
-        if schema_version is None:
-            return versions[-1]
-        for record in versions:
-            if record.schema_version == schema_version:
-                return record
-        known = ", ".join(r.schema_version for r in versions)
-        raise SchemaNotFoundError(
-            f"There is no version '{schema_version}' of schema '{schema_name}'; there is {known}.", schema_name=schema_name
-        )
-
-    def list_schemas(self, tenant_id: str, schema_name: str | None = None) -> list[SchemaRecord]:
-        """The tenant's schema versions, by name, then in the order of registration."""
-        with storage_errors(self._path, "listing schemas"):
-            return self._schemas(self._db.connection(), tenant_id, schema_name)
-
-    def _schemas(self, db: sqlite3.Connection, tenant_id: str, schema_name: str | None) -> list[SchemaRecord]:
-        rows = db.execute(SQL["select_schemas"], {"tenant_id": tenant_id, "schema_name": schema_name})
-        return [msgspec.json.decode(record, type=SchemaRecord) for (record,) in rows]
 
     # --- processors ---------------------------------------------------------------------------------------------------
 
@@ -204,15 +131,5 @@ class Catalog:
         return [msgspec.convert(dict(zip(fields, row, strict=True)), ProcessorRecord) for row in rows]
 
 
-def _contents(record: SchemaRecord) -> SchemaRecord:
-    """What makes two registrations of a version the same: everything but who registered it, when, and under which id."""
-    return msgspec.structs.replace(record, schema_id="", created_by=None, created_at_ms=0)
-
-
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    near = get_close_matches(name, sorted(known), 1)
-    return f" Did you mean '{near[0]}'?" if near else ""

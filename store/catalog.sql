@@ -1,13 +1,4 @@
 -- name: create_tables
-CREATE TABLE IF NOT EXISTS schemas (
-    schema_no INTEGER PRIMARY KEY,
-    schema_id TEXT NOT NULL UNIQUE,
-    tenant_id TEXT NOT NULL,
-    schema_name TEXT NOT NULL,
-    schema_version TEXT NOT NULL,
-    record TEXT NOT NULL,
-    UNIQUE (tenant_id, schema_name, schema_version)
-);
 CREATE TABLE IF NOT EXISTS processors (
     processor_id TEXT PRIMARY KEY,
     tenant_id TEXT NOT NULL,
@@ -21,16 +12,6 @@ CREATE TABLE IF NOT EXISTS processors (
     last_error TEXT,
     UNIQUE (tenant_id, flow, processor_name)
 ) WITHOUT ROWID;
-
--- name: insert_schema
-INSERT INTO schemas (schema_id, tenant_id, schema_name, schema_version, record) VALUES (?, ?, ?, ?, ?);
-
--- name: select_schema_by_id
-SELECT record FROM schemas WHERE tenant_id = ? AND schema_id = ?;
-
--- name: select_schemas
-SELECT record FROM schemas
-WHERE tenant_id = :tenant_id AND (:schema_name IS NULL OR schema_name = :schema_name) ORDER BY schema_name, schema_no;
 
 -- name: insert_processor
 INSERT INTO processors

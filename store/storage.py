@@ -11,18 +11,20 @@ from event_streaming_bus.store.catalog import Catalog
 from event_streaming_bus.store.history_records import DEAD_LETTER_STREAM, HISTORY_STREAM, SYSTEM_TENANT
 from event_streaming_bus.store.log.base import EventLog
 from event_streaming_bus.store.log.embedded import EmbeddedLog
+from event_streaming_bus.store.schemas import SchemaStore
 
 DEFAULT_FOLDER: Final = "./esb-data"
 _SCHEMES: Final = ("embedded:",)
 
 
 class Storage:
-    """Where a bus keeps things: ``log``, ``catalog`` and the ``folder`` for what is rebuilt from them."""
+    """Where a bus keeps things: ``log``, ``catalog``, ``schemas`` and the ``folder`` for what is rebuilt from them."""
 
-    def __init__(self, folder: Path, log: EventLog, catalog: Catalog) -> None:
+    def __init__(self, folder: Path, log: EventLog) -> None:
         self.folder = folder
         self.log = log
-        self.catalog = catalog
+        self.catalog = Catalog(folder / "log.db")
+        self.schemas = SchemaStore(folder / "log.db")
         self._internal: dict[tuple[str, str], StreamInfo] = {}
 
     def internal_stream(self, tenant_id: str, name: str) -> StreamInfo:
@@ -48,6 +50,7 @@ class Storage:
                 del _open[key]
         self.log.close()
         self.catalog.close()
+        self.schemas.close()
 
 
 _open: dict[Path, Storage] = {}
@@ -72,7 +75,7 @@ def open_storage(url: str | os.PathLike[str] | None = None) -> Storage:
         if storage is None:
             log = EmbeddedLog(folder, synchronous=os.environ.get("ESB_SYNCHRONOUS", "FULL").upper())
             try:
-                storage = Storage(folder, log, Catalog(folder / "log.db"))
+                storage = Storage(folder, log)
             except BaseException:
                 log.close()
                 raise

@@ -96,8 +96,7 @@ def _copy(spec: FlowSpec, storage: Storage, tried: Trial, wanted: Sequence[str],
     found = [name for name in wanted if name in infos]
     if not found:
         raise StreamNotFoundError(f"There is no stream {wanted[0]}, and so no events to run the flow over.", stream=wanted[0])
-    for schema in storage.catalog.list_schemas(spec.tenant_id):
-        tried.storage.catalog.add_schema(schema)
+    storage.schemas.copy_to(tried.storage.schemas, spec.tenant_id)
     undeclared = [name for name in sources_of(spec) if name not in infos.keys() | {stream.name for stream in spec.streams}]
     if undeclared:
         raise StreamNotFoundError(
@@ -200,7 +199,7 @@ def _extent_told(stream: str, copied: _Copied) -> str:
 
 
 def _payload(event: Event) -> str:
-    return _short(event.data.decode("utf-8", "replace"))
+    return _short(event.payload_text())
 
 
 def _short(text: str) -> str:

@@ -28,7 +28,9 @@ _COMMANDS: Final = {
     "plan": ("event_streaming_bus.cli.plan", "Say what a changed flow does to its state."),
     "publish": ("event_streaming_bus.cli.publish", "Publish the rows of a file to a stream."),
     "read": ("event_streaming_bus.cli.read", "Print the events of a stream."),
+    "registry": ("event_streaming_bus.cli.registry", "Serve the schema registry to clients of a Confluent one."),
     "run": ("event_streaming_bus.cli.run", "Run a flow file."),
+    "schemas": ("event_streaming_bus.cli.schemas", "Register, compare, retire and try schemas."),
     "serve": ("event_streaming_bus.cli.serve", "Serve the REST API and run processors."),
     "sql": ("event_streaming_bus.cli.sql", "Ask the history a question in SQL."),
     "stream": ("event_streaming_bus.cli.streams", "Make, list, describe and drop streams."),
@@ -74,15 +76,18 @@ class Settings:
 
     def open(self) -> Any:
         """The storage of the data folder."""
+        from event_streaming_bus.registry.readers import StorageReaders
         from event_streaming_bus.store.storage import open_storage
 
-        return open_storage(self.data)
+        storage = open_storage(self.data)
+        self._readers = StorageReaders(storage)
+        return storage
 
     def open_existing(self) -> Any:
         """The storage of the data folder if there is one, else None: none is made."""
-        from event_streaming_bus.store.storage import data_folder, open_storage
+        from event_streaming_bus.store.storage import data_folder
 
-        return open_storage(self.data) if (data_folder(self.data) / "log.db").exists() else None
+        return self.open() if (data_folder(self.data) / "log.db").exists() else None
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -107,5 +107,5 @@ def to_json(event: Event, info: StreamInfo, position: Position) -> str:
 
 def _line(event: Event, position: Position) -> str:
     place = f"{position.split.partition}/{position.offset}"
-    payload = event.data.decode("utf-8", "replace")
-    return printable(f"{rfc3339(event.timestamp_ms)}  {place:>9}  {event.event_type}  {event.key or '-'}  {payload}")
+    told = (rfc3339(event.timestamp_ms), f"{place:>9}", event.event_type, event.key or "-", event.payload_text())
+    return printable("  ".join(told))

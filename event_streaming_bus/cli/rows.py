@@ -1,27 +1,37 @@
-"""Files of rows: NDJSON, CSV and Parquet, read piece by piece, so that memory does not grow with the file.
+"""Files of rows: NDJSON, CSV, Parquet and Avro, read piece by piece, so that memory does not grow with the file.
 
 A CSV column gets one type from all of its values, so that a late value changes no earlier one: whole numbers, numbers (both as
 JSON writes them), true and false, or else text. Empty and ``NA`` are null. Text stays text where a number would lose
 something of it: leading zeros (``007``), and whole numbers beyond 64 bits.
 """
 
+import base64
 import gzip
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date, datetime
+from datetime import date, datetime, time
+from decimal import Decimal
 from pathlib import Path
 from typing import IO, Any, Final
+from uuid import UUID
 
 import msgspec
 
 from event_streaming_bus.errors import InvalidInputError
 
-FORMATS: Final = ("ndjson", "csv", "parquet")
+FORMATS: Final = ("ndjson", "csv", "parquet", "avro")
 NULLS: Final = ("", "NA")
-_SUFFIXES: Final = {".ndjson": "ndjson", ".jsonl": "ndjson", ".json": "ndjson", ".csv": "csv", ".parquet": "parquet"}
+_SUFFIXES: Final = {
+    ".ndjson": "ndjson",
+    ".jsonl": "ndjson",
+    ".json": "ndjson",
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".avro": "avro",
+}
 _MAX_LINE_BYTES: Final = 64 << 20
 _MAX_RAGGED: Final = 10_000
 _INTEGER: Final = r"^-?(0|[1-9][0-9]*)$"
@@ -30,7 +40,7 @@ _BOOLEAN: Final = r"^(true|false|TRUE|FALSE|True|False)$"
 _LONG_INTEGER: Final = r"^-?[0-9]{16,}$"
 
 Row = tuple[int, dict[str, Any] | None, str]
-"""``(number, the row or None, what is wrong with it)``. NDJSON counts lines, CSV and Parquet rows (after the header), from 1."""
+"""``(number, the row or None, what is wrong with it)``. NDJSON counts lines, the others rows (after the header), from 1."""
 
 
 def format_of(path: str, given: str | None) -> str:
@@ -59,7 +69,7 @@ class RowFile:
         """Every row. Raises ``InvalidInputError`` for a file that cannot be read at all, or not to its end."""
         import pyarrow as pa
 
-        readers = {"ndjson": self._ndjson, "csv": self._csv, "parquet": self._parquet}
+        readers = {"ndjson": self._ndjson, "csv": self._csv, "parquet": self._parquet, "avro": self._avro}
         try:
             if self._path == "-" and self._form != "ndjson":
                 with _spooled() as path:
@@ -122,6 +132,24 @@ class RowFile:
                         yield self.done, {name: _plain(value) for name, value in row.items()}, ""
                     except ValueError as error:
                         yield self.done, None, str(error)
+
+    def _avro(self, path: str) -> Iterator[Row]:
+        import fastavro
+
+        with _opened(path) as (file, raw):
+            self.total = _size(path)
+            number = 0
+            try:
+                for record in fastavro.reader(file):
+                    number += 1
+                    self.done = _position(raw)
+                    if isinstance(record, dict):
+                        yield number, _plain(record, binary=True), ""
+                    else:
+                        yield number, None, "not a record"
+            except (ValueError, EOFError, IndexError, KeyError, TypeError) as error:
+                place = f", row {number + 1}" if number else ""
+                raise InvalidInputError(f"{self._path}{place}: cannot be read as an Avro file: {error}") from error
 
 
 def csv_types(path: str, ragged: dict[int, str] | None = None) -> dict[str, Any]:
@@ -221,16 +249,24 @@ def _position(raw: IO[bytes]) -> int:
     return raw.tell() if raw.seekable() else 0
 
 
-def _plain(value: Any) -> Any:
-    """A value as JSON has it: times as RFC 3339 text (UTC if they name no zone); raises ``ValueError`` where there is no way."""
+def _plain(value: Any, *, binary: bool = False) -> Any:
+    """A value as JSON has it: times as RFC 3339 text (UTC if they name no zone), decimals as numbers where these are exact,
+    and with ``binary`` bytes as base64 text. Raises ``ValueError`` where there is no way."""
     if isinstance(value, datetime):
         return value.isoformat() + ("" if value.tzinfo else "Z")
-    if isinstance(value, date):
+    if isinstance(value, date | time):
         return value.isoformat()
+    if isinstance(value, Decimal):
+        number = int(value) if value == value.to_integral_value() else float(value)
+        return number if Decimal(repr(number)) == value else str(value)
+    if isinstance(value, UUID):
+        return str(value)
     if isinstance(value, bytes):
+        if binary:
+            return base64.b64encode(value).decode()
         raise ValueError("binary values have no place in JSON")
     if isinstance(value, list):
-        return [_plain(each) for each in value]
+        return [_plain(each, binary=binary) for each in value]
     if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items()}
+        return {name: _plain(each, binary=binary) for name, each in value.items()}
     return value

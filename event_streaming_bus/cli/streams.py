@@ -41,25 +41,27 @@ def create(
     schema: str | None,
     on_invalid: str,
 ) -> None:
-    """Make the stream NAME. Making it again with the same settings does nothing."""
-    storage: Storage = settings.open()
-    schema_id = None
-    if schema is not None:
-        from event_streaming_bus.registry.service import SchemaRegistryService
+    """Make the stream NAME. Making it again with the same settings does nothing.
 
-        schema_id = SchemaRegistryService(storage).find_reference(settings.tenant, schema).schema_id
-    info = storage.log.create_stream(
-        StreamConfig(
-            name=name,
-            tenant_id=settings.tenant,
-            partitions=partitions,
-            compression_type=CompressionType(compression.upper()),
-            retention_ms=retention_ms,
-            retention_bytes=retention_bytes,
-            schema_id=schema_id,
-            on_invalid=InvalidEventPolicy(on_invalid.upper()),
-        )
+    With another version of its schema, it is moved to that version.
+    """
+    storage: Storage = settings.open()
+    config = StreamConfig(
+        name=name,
+        tenant_id=settings.tenant,
+        partitions=partitions,
+        compression_type=CompressionType(compression.upper()),
+        retention_ms=retention_ms,
+        retention_bytes=retention_bytes,
+        on_invalid=InvalidEventPolicy(on_invalid.upper()),
     )
+    if schema is None:
+        info = storage.log.create_stream(config)
+    else:
+        from event_streaming_bus.registry.service import SchemaRegistryService
+        from event_streaming_bus.registry.streams import make_stream
+
+        info = make_stream(storage.log, SchemaRegistryService(storage), config, schema)
     click.echo(f"{info.name}  {info.stream_id}  {partitions} partition{'s' if partitions > 1 else ''}")
 
 

@@ -136,10 +136,10 @@ class Expander:
             columns["compression_type"] = (own or codec) if same else [v or codec for v in batch.column("compression_type")]
         same, metadata = batch.constant("metadata")
         columns["metadata"] = _json(metadata) if same else [_json(value) for value in batch.column("metadata")]
-        payloads = batch.payloads()
+        payloads = batch.json_payloads()
         self._payload_bytes += sum(map(len, payloads))
         if stream is not None and stream.name == DEAD_LETTER_STREAM:
-            self._dead_letters(batch, tenant_id, payloads)
+            self._dead_letters(batch, tenant_id)
         self._extend(
             "events",
             batch.count,
@@ -155,7 +155,7 @@ class Expander:
             **columns,
         )
 
-    def _dead_letters(self, batch: RecordBatch, tenant_id: str, payloads: list[bytes]) -> None:
+    def _dead_letters(self, batch: RecordBatch, tenant_id: str) -> None:
         told = _why_dead(batch)
         self._extend(
             "dead_letters",
@@ -164,7 +164,7 @@ class Expander:
             tenant_id=tenant_id,
             event_type=_values(batch, "event_type"),
             failed_at=[why.get("failed_at_ms") for why in told],
-            payload_raw=payloads,
+            payload_raw=batch.payloads(),
             **{name: [why.get(name) for why in told] for name in _WHY_DEAD},
         )
 

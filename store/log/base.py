@@ -98,6 +98,11 @@ class EventLog(Protocol):
         """Remove a stream and its events for good. Event ids that it held may be used again."""
         ...
 
+    def set_stream_schema(self, stream_id: str, schema_id: str | None) -> StreamInfo:
+        """Name another schema as the one that guards the stream, for what is published from now on. The events that are there
+        stay as they are. ``StreamNotFoundError``."""
+        ...
+
     def find_stream(self, tenant_id: str, reference: str) -> StreamInfo:
         """The tenant's stream with this id or, failing that, this name. ``StreamNotFoundError`` suggests near names."""
         ...

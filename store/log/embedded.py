@@ -108,6 +108,15 @@ class EmbeddedLog:
             db.execute(SQL["delete_stream"], (place.stream_no,))
         self._places.pop(stream_id, None)
 
+    def set_stream_schema(self, stream_id: str, schema_id: str | None) -> StreamInfo:
+        with self._db.transaction("changing a stream's schema") as db:
+            row = db.execute(SQL["select_stream_by_id"], (stream_id,)).fetchone()
+            if row is None:
+                raise self._dropped(stream_id)
+            config = msgspec.structs.replace(_info(row).config, schema_id=schema_id)
+            db.execute(SQL["update_stream_config"], (msgspec.json.encode(config).decode(), stream_id))
+        return self.find_stream(config.tenant_id, stream_id)
+
     def find_stream(self, tenant_id: str, reference: str) -> StreamInfo:
         with storage_errors(self.path, "looking for a stream"):
             db = self._db.connection()
@@ -142,10 +151,10 @@ class EmbeddedLog:
     def _place_of(self, row: Sequence[str | int], db: sqlite3.Connection) -> StreamPlace:
         stream_no, stream_id = row[0], row[1]
         place = self._places.get(str(stream_id))
-        if place is None or place.stream_no != stream_no:
+        if place is None or place.stream_no != stream_no or place.config != row[2]:
             splits = db.execute(SQL["select_splits"], (stream_no,)).fetchall()
             split_nos = {(partition, LANES[lane]): split_no for split_no, partition, lane, *_ in splits}
-            place = self._places[str(stream_id)] = StreamPlace(_info(row), int(stream_no), split_nos)
+            place = self._places[str(stream_id)] = StreamPlace(_info(row), int(stream_no), split_nos, str(row[2]))
         return place
 
     # --- writing ------------------------------------------------------------------------------------------------------

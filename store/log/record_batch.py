@@ -27,6 +27,7 @@ from event_streaming_bus.models import (
     Position,
     SerializationFormat,
     Split,
+    payloads_as_json,
     rfc3339,
 )
 from event_streaming_bus.store.log.codecs import compress, decompress
@@ -230,6 +231,13 @@ class RecordBatch:
                 payloads.append(blob[start : start + size])
                 start += size
         return payloads if self._whole else payloads[self._skip : self._skip + self.count]
+
+    def json_payloads(self) -> list[bytes]:
+        """The payload of each event as JSON text; one that cannot be read is as stored."""
+        same, written_in = self.constant("serialization_format")
+        if same and written_in is SerializationFormat.JSON:
+            return self.payloads()
+        return payloads_as_json(self.payloads(), self.column("serialization_format"), self.column("schema_id"))
 
     def column(self, name: str) -> Sequence[Any]:
         """The values of the envelope field ``name``, in offset order."""

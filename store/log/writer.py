@@ -60,11 +60,13 @@ def _hash(text: str) -> int:
 
 
 class StreamPlace(msgspec.Struct, frozen=True):
-    """A stream and the row numbers of its splits, by partition and lane."""
+    """A stream and the row numbers of its splits, by partition and lane. ``config`` is the stream's configuration as it is
+    stored."""
 
     info: StreamInfo
     stream_no: int
     split_nos: Mapping[tuple[int, EventPriority], int]
+    config: str
 
 
 class Request:

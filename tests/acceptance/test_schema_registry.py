@@ -82,7 +82,6 @@ VALIDATED = """
 """
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="planned: schemas over HTTP")
 async def test_a_schema_is_registered_and_validates(
     client: httpx.AsyncClient, call: Callable[..., Awaitable[Any]], same_shape: Callable[[object, str], None]
 ) -> None:

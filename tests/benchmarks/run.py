@@ -13,12 +13,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import bench_avro
 import bench_flows
 import bench_history
 import bench_joins
 import bench_log
 import bench_memory
 import bench_nexmark
+import bench_schemas
 from harness import Figure, Result, measure
 
 from event_streaming_bus.cli.tables import print_table
@@ -30,6 +32,8 @@ FIGURES = [
     *bench_joins.FIGURES,
     *bench_nexmark.figures(),
     *bench_memory.FIGURES,
+    *bench_schemas.FIGURES,
+    *bench_avro.FIGURES,
     HISTORY,
 ]
 

@@ -256,7 +256,7 @@ def test_rows_that_break_the_schema_are_skipped_each_by_itself(guarded: Esb) -> 
     ("arguments", "told"),
     [
         (["none.csv"], "none.csv: there is no such file (nothing was published)"),
-        (["orders.xlsx"], "orders.xlsx: cannot tell its format; name it with --format ndjson|csv|parquet"),
+        (["orders.xlsx"], "orders.xlsx: cannot tell its format; name it with --format ndjson|csv|parquet|avro"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_an_error(orders: Esb, arguments: list[str], told: str) -> None:

@@ -4,10 +4,13 @@ import gzip
 import io
 import sys
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
+import fastavro
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
@@ -40,6 +43,7 @@ def column(folder: Path, *values: str) -> list[Any]:
         ("a.b.csv", "csv"),
         ("a.csv.gz", "csv"),
         ("a.parquet", "parquet"),
+        ("a.avro", "avro"),
         ("-", "ndjson"),
     ],
 )
@@ -53,7 +57,7 @@ def test_a_given_format_goes_before_the_suffix() -> None:
 
 @pytest.mark.parametrize("name", ["flights.xlsx", "flights", "flights.gz"])
 def test_an_unknown_suffix_asks_for_the_format(name: str) -> None:
-    with pytest.raises(InvalidInputError, match=r"--format ndjson\|csv\|parquet"):
+    with pytest.raises(InvalidInputError, match=r"--format ndjson\|csv\|parquet\|avro"):
         format_of(name, None)
 
 
@@ -202,3 +206,36 @@ def test_progress_reaches_the_size_of_the_file(tmp_path: Path, form: str) -> Non
     reading = RowFile(str(file), form)
     assert len(list(reading.rows())) == 1000
     assert reading.done == reading.total == file.stat().st_size
+
+
+AVRO = {
+    "type": "record",
+    "name": "Row",
+    "fields": [
+        {"name": "id", "type": {"type": "string", "logicalType": "uuid"}},
+        {"name": "total", "type": {"type": "bytes", "logicalType": "decimal", "precision": 20, "scale": 2}},
+        {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+        {"name": "raw", "type": "bytes"},
+    ],
+}
+
+
+def test_avro_values_become_json_values(tmp_path: Path) -> None:
+    file = tmp_path / "a.avro"
+    row = {"id": UUID(int=1), "total": Decimal("12.50"), "at": datetime(2013, 1, 1, tzinfo=UTC), "raw": b"\x00"}
+    with file.open("wb") as out:
+        fastavro.writer(out, AVRO, [row, {**row, "total": Decimal("123456789012345678.25")}, {**row, "total": Decimal(7)}])
+    rows = rows_of(file, "avro")
+    expected = {"id": str(UUID(int=1)), "total": 12.5, "at": "2013-01-01T00:00:00+00:00", "raw": "AA=="}
+    assert rows[0] == (1, expected, "")
+    assert [row["total"] for _, row, _ in rows if row] == [12.5, "123456789012345678.25", 7]
+
+
+@pytest.mark.parametrize("cut", [0, 3, -20])
+def test_a_file_that_is_no_avro_or_cut_off_is_told(tmp_path: Path, cut: int) -> None:
+    file = tmp_path / "a.avro"
+    with file.open("wb") as out:
+        fastavro.writer(out, {"type": "record", "name": "R", "fields": [{"name": "a", "type": "long"}]}, [{"a": 1}] * 50)
+    file.write_bytes(file.read_bytes()[: cut or 0])
+    with pytest.raises(InvalidInputError, match=r"a\.avro.*cannot be read as an Avro file"):
+        rows_of(file, "avro")

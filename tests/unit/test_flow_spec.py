@@ -423,6 +423,7 @@ def test_every_bad_expression_is_told() -> None:
         ({"source_stream_id": None}, "p.source_stream_id: required, but missing"),
         ({"target_stream_id": "a b"}, "p.target_stream_id: expected a letter or digit, then"),
         ({"target_stream_id": None}, "p.target_stream_id: required, but missing"),
+        ({"processor_name": "orders"}, "p.processor_name: 'orders' is a stream's name too"),
         ({"target_stream_id": "orders"}, "p.target_stream_id: is the source too"),
         ({"parallelism": True}, "p.parallelism: expected an integer from 1 to 64, got true"),
         ({"parallelism": 1.5}, "p.parallelism: expected an integer from 1 to 64, got 1.5"),

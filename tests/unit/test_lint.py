@@ -415,7 +415,7 @@ def test_only_the_newest_events_are_looked_at(bus: Bus) -> None:
 
 def test_schemas_and_streams_of_the_data_folder_are_known(bus: Bus) -> None:
     SchemaRegistryService(bus.storage).register({"schema_name": "order", "json_schema": ORDER})
-    schema_id = bus.storage.catalog.find_schema("default", "order").schema_id
+    schema_id = bus.schemas.find("default", "order").schema_id
     bus.storage.log.create_stream(StreamConfig(name="orders", schema_id=schema_id))
     data = {"processors": [processor("f", "FILTER", {"filter_expression": "payload.totl > 1"}, target_stream_id="ordrs")]}
     spec = parse_flow(data, name="flow")

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from event_streaming_bus.errors import AlreadyExistsError, ExpressionError, SchemaError, SchemaNotFoundError
-from event_streaming_bus.registry.json_schema import JsonSchemaValidator, _explaining_class
+from event_streaming_bus.registry.json.schema import JsonSchemaValidator, _explaining_class
 from event_streaming_bus.registry.service import SchemaRegistryService
-from event_streaming_bus.store.catalog import Catalog
+from event_streaming_bus.store.storage import open_storage
 
 DRAFTS = [
     "http://json-schema.org/draft-04/schema#",
@@ -46,9 +46,9 @@ ORDER = {
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[SchemaRegistryService]:
-    catalog = Catalog(tmp_path / "log.db")
-    yield SchemaRegistryService(catalog=catalog)
-    catalog.close()
+    storage = open_storage(tmp_path)
+    yield SchemaRegistryService(storage)
+    storage.close()
 
 
 async def test_a_schema_is_registered_once_per_version(registry: SchemaRegistryService) -> None:
