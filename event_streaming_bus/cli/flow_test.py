@@ -9,6 +9,7 @@ from typing import Any, Final
 import click
 import msgspec
 
+from event_streaming_bus.cli.files import files_below
 from event_streaming_bus.cli.main import EXIT_ERROR
 from event_streaming_bus.cli.modules import allow_module_option
 from event_streaming_bus.cli.tables import printable
@@ -67,14 +68,7 @@ def _files(paths: tuple[str, ...]) -> list[Path]:
 
 def _flow_files(folder: Path) -> list[Path]:
     """The files below a folder that look like flow files, broken ones too: other tools keep YAML, JSON and TOML beside them."""
-    return [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-        and _looks_like_flow(path)
-    ]
+    return [path for path in files_below(folder, SUFFIXES) if _looks_like_flow(path)]
 
 
 def _looks_like_flow(path: Path) -> bool:

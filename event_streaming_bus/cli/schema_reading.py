@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import click
 
+from event_streaming_bus.cli.files import files_below
 from event_streaming_bus.errors import FlowError, InvalidInputError
 from event_streaming_bus.flows.flow_file import MAX_FILE_BYTES, read_flow_file
 from event_streaming_bus.models import time_ms
@@ -24,7 +25,7 @@ def read_files(paths: Iterable[str]) -> list[SchemaFile]:
         if path == "-":
             found.append(_read_stdin())
         elif Path(path).is_dir():
-            files = files_below(Path(path))
+            files = files_below(Path(path), SUFFIXES)
             if not files:
                 raise InvalidInputError(f"{path}: there is no file below it that ends in {', '.join(SUFFIXES)}")
             found += map(_read, files)
@@ -39,17 +40,6 @@ def read_one(path: str) -> DeclaredSchema:
     if len(schemas) != 1:
         raise InvalidInputError(f"{STDIN if path == '-' else path}: expected one schema, got {len(schemas)}")
     return schemas[0]
-
-
-def files_below(folder: Path) -> list[Path]:
-    """The files below a folder that may declare schemas, in order."""
-    return [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    ]
 
 
 def _read(path: Path) -> SchemaFile:

@@ -268,10 +268,7 @@ def deprecate(settings: Settings, reference: str, refuse_after: int | None, mess
 @click.pass_obj
 def activate(settings: Settings, reference: str) -> None:
     """Make a version one that can be used: active, and not deprecated."""
-    registry = _registry(settings)
-    record = _named_version(registry, settings.tenant, reference)
-    asyncio.run(registry.activate_schema(record.schema_id, settings.tenant))
-    click.echo(printable(f"{reference} is active"))
+    _set_active(settings, reference, True)
 
 
 @schemas.command()
@@ -279,10 +276,15 @@ def activate(settings: Settings, reference: str) -> None:
 @click.pass_obj
 def deactivate(settings: Settings, reference: str) -> None:
     """Make a version one that nothing new is written with."""
+    _set_active(settings, reference, False)
+
+
+def _set_active(settings: Settings, reference: str, active: bool) -> None:
     registry = _registry(settings)
     record = _named_version(registry, settings.tenant, reference)
-    asyncio.run(registry.deactivate_schema(record.schema_id, settings.tenant))
-    click.echo(printable(f"{reference} is inactive"))
+    change = registry.activate_schema if active else registry.deactivate_schema
+    asyncio.run(change(record.schema_id, settings.tenant))
+    click.echo(printable(f"{reference} is {'active' if active else 'inactive'}"))
 
 
 @schemas.command()

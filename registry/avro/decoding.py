@@ -157,7 +157,7 @@ def _read_scalar(code: Code, writer: AvroType, reader: AvroType, v: str, nesting
         code.line(f"{v} = {v}.encode()")
     elif reader.kind == "string" and writer.kind == "bytes":
         code.line(f"{v} = {v}.decode('utf-8', 'replace')")
-    # The writer's scale: see avro_resolution.
+    # The writer's scale: see ``resolution``.
     show = shown_by(writer if writer.logical == reader.logical == "decimal" else reader)
     if show is not None:
         code.line(f"{v} = {code.constant(show)}({v})")
