@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, Final
-from urllib.parse import quote, unquote, urldefrag, urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 import msgspec
 
@@ -178,7 +178,7 @@ class Documents:
             raise SchemaError(f"{place}: {declared!r} is another draft than {self.draft!r} around it; use one", pointer=place)
         own = node.contents.get(self._id)
         if isinstance(own, str):
-            uri, fragment = urldefrag(own)
+            uri, _, fragment = own.partition("#")
             if uri:
                 node.base = _joined(node.base, uri)
             if fragment and self.draft in LEGACY_DRAFTS:
@@ -220,7 +220,7 @@ class Documents:
             return []
         if keyword == "$ref":
             return [target]
-        anchor = "" if keyword == "$recursiveRef" else unquote(urldefrag(text)[1])
+        anchor = "" if keyword == "$recursiveRef" else unquote(text.partition("#")[2])
         late = self._dynamic.get(anchor, [])
         if target in late and len(late) > 1:
             node.opaque = "dynamic"
@@ -233,7 +233,7 @@ class Documents:
         return self._targets_known[node.base, text]
 
     def _found_target(self, node: Subschema, keyword: str, text: str) -> Subschema | None:
-        name, fragment = urldefrag(text)
+        name, _, fragment = text.partition("#")
         uri = node.base if not name else _joined(node.base, name)
         resource = (self._roots.get(name) or self._roots.get(unquote(name)) if name else None) or self._resources.get(uri)
         if resource is None:
