@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any, Final
@@ -18,6 +18,7 @@ from event_streaming_bus.registry.compatibility import (
     incompatibilities,
     sentences,
 )
+from event_streaming_bus.registry.metadata import completed, property_of
 from event_streaming_bus.registry.parsing import ParsedSchema, Parser
 from event_streaming_bus.registry.registry_errors import (
     IdMismatchError,
@@ -118,7 +119,9 @@ class Subjects:
             for record in reversed(earlier):
                 if is_same(record) and candidate.version in (0, record.version):
                     return record, False
-            record = self._new_version(tenant_id, subject, _completed(candidate, earlier, config), parsed, earlier, mode)
+            text = completed(candidate.text, earlier[-1].text if earlier else None, config)
+            complete = msgspec.structs.replace(candidate, text=text)
+            record = self._new_version(tenant_id, subject, complete, parsed, earlier, mode)
             try:
                 added = self.store.add(record, seen)
             except AlreadyExistsError as error:
@@ -186,8 +189,8 @@ class Subjects:
         group = [record for record in earlier if record.group_version == earlier[-1].group_version]
         named = self.settings.config(tenant_id, subject, inherited=True).get("compatibilityGroup")
         if named:
-            wanted = _property(text, named)
-            group = [record for record in group if _property(record.text, named) == wanted]
+            wanted = property_of(text, named)
+            group = [record for record in group if property_of(record.text, named) == wanted]
         return group
 
     def check(
@@ -389,35 +392,3 @@ def has_text(record: SchemaRecord, text: SchemaText) -> bool:
 def _normalized(text: SchemaText, parsed: ParsedSchema) -> SchemaText:
     references = tuple(sorted(text.references, key=lambda reference: reference.name))
     return msgspec.structs.replace(text, definition=parsed.canonical, references=references)
-
-
-def _completed(candidate: Candidate, earlier: Sequence[SchemaRecord], config: Mapping[str, Any]) -> Candidate:
-    """The candidate with metadata and rule set: those of the version before it where it brings none, above the defaults and below
-    the overrides of the settings."""
-    text = candidate.text
-    before = earlier[-1].text if earlier else None
-    metadata = text.metadata if text.metadata is not None else before.metadata if before else None
-    rule_set = text.rule_set if text.rule_set is not None else before.rule_set if before else None
-    metadata = _merged(config.get("defaultMetadata"), metadata, config.get("overrideMetadata"))
-    rule_set = _merged(config.get("defaultRuleSet"), rule_set, config.get("overrideRuleSet"))
-    return msgspec.structs.replace(candidate, text=msgspec.structs.replace(text, metadata=metadata, rule_set=rule_set))
-
-
-def _merged(default: Any, own: Any, override: Any) -> Any:
-    """Objects laid over each other, member by member; lists of named rules are replaced rule by rule."""
-    result = default
-    for above in (own, override):
-        result = result if above is None else above if result is None else _over(result, above)
-    return result
-
-
-def _over(below: Any, above: Any) -> Any:
-    if isinstance(below, dict) and isinstance(above, dict):
-        return {**below, **{name: _over(below[name], value) if name in below else value for name, value in above.items()}}
-    if isinstance(below, list) and isinstance(above, list) and all(isinstance(r, dict) and "name" in r for r in below + above):
-        return list({rule["name"]: rule for rule in below + above}.values())
-    return above
-
-
-def _property(text: SchemaText, name: str) -> Any:
-    return ((text.metadata or {}).get("properties") or {}).get(name)
