@@ -84,6 +84,14 @@ class ProcessorNotFoundError(NotFoundError):
     """The processor does not exist."""
 
 
+class GroupNotFoundError(NotFoundError):
+    """The consumer group does not exist."""
+
+
+class UnknownMemberError(NotFoundError):
+    """The consumer is no member of the group, or no longer: it was put out because nothing was heard of it. Join again."""
+
+
 class EventNotFoundError(NotFoundError):
     """The event is not in the history."""
 

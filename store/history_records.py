@@ -70,6 +70,7 @@ class Processed(msgspec.Struct, frozen=True, tag="processed"):
     """A processor took the events of ``run``: ``outcomes`` has one byte for each, or a single one for all.
 
     A processor that reads another's output sees only some events of the run: 0 stands for those that it did not see.
+    ``output``: what was done with them, as JSON, where it is not in the log as events.
     """
 
     tenant_id: str
@@ -81,6 +82,7 @@ class Processed(msgspec.Struct, frozen=True, tag="processed"):
     completed_us: int
     outcomes: bytes
     errors: list[EventError] = []
+    output: str | None = None
 
 
 class Late(msgspec.Struct, frozen=True, tag="late"):
@@ -130,7 +132,23 @@ class ProcessorRun(msgspec.Struct, frozen=True, tag="processor_run"):
     error: str | None = None
 
 
-HistoryRecord: TypeAlias = Published | Processed | Late | Refused | ProcessorRun
+class Rebalanced(msgspec.Struct, frozen=True, tag="rebalanced"):
+    """The partitions of a consumer group were shared out anew. ``before`` and ``after`` have the ``(stream_id, partition)``s of
+    each member, by member id."""
+
+    tenant_id: str
+    group_id: str
+    group_name: str
+    strategy: str
+    generation: int
+    reason: str
+    before: dict[str, tuple[tuple[str, int], ...]]
+    after: dict[str, tuple[tuple[str, int], ...]]
+    started_us: int
+    completed_us: int
+
+
+HistoryRecord: TypeAlias = Published | Processed | Late | Refused | ProcessorRun | Rebalanced
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: "Final[msgspec.msgpack.Decoder[HistoryRecord]]" = msgspec.msgpack.Decoder(HistoryRecord)

@@ -8,9 +8,11 @@ from typing import Final
 from event_streaming_bus.errors import InvalidInputError
 from event_streaming_bus.models import StreamConfig, StreamInfo
 from event_streaming_bus.store.catalog import Catalog
+from event_streaming_bus.store.groups import GroupStore
 from event_streaming_bus.store.history_records import DEAD_LETTER_STREAM, HISTORY_STREAM, SYSTEM_TENANT
 from event_streaming_bus.store.log.base import EventLog
 from event_streaming_bus.store.log.embedded import EmbeddedLog
+from event_streaming_bus.store.routes import RouteStore
 from event_streaming_bus.store.schemas import SchemaStore
 
 DEFAULT_FOLDER: Final = "./esb-data"
@@ -18,13 +20,19 @@ _SCHEMES: Final = ("embedded:",)
 
 
 class Storage:
-    """Where a bus keeps things: ``log``, ``catalog``, ``schemas`` and the ``folder`` for what is rebuilt from them."""
+    """Where a bus keeps things: ``log``, ``catalog``, ``schemas``, ``groups``, ``routes``; ``folder`` for what is rebuilt from
+    them.
 
-    def __init__(self, folder: Path, log: EventLog) -> None:
+    ``synchronous`` is that of the log: commits of groups are as durable as events.
+    """
+
+    def __init__(self, folder: Path, log: EventLog, *, synchronous: str = "FULL") -> None:
         self.folder = folder
         self.log = log
         self.catalog = Catalog(folder / "log.db")
         self.schemas = SchemaStore(folder / "log.db")
+        self.groups = GroupStore(folder / "log.db", synchronous=synchronous)
+        self.routes = RouteStore(folder / "log.db")
         self._internal: dict[tuple[str, str], StreamInfo] = {}
 
     def internal_stream(self, tenant_id: str, name: str) -> StreamInfo:
@@ -51,6 +59,8 @@ class Storage:
         self.log.close()
         self.catalog.close()
         self.schemas.close()
+        self.groups.close()
+        self.routes.close()
 
 
 _open: dict[Path, Storage] = {}
@@ -73,9 +83,10 @@ def open_storage(url: str | os.PathLike[str] | None = None) -> Storage:
     with _lock:
         storage = _open.get(folder)
         if storage is None:
-            log = EmbeddedLog(folder, synchronous=os.environ.get("ESB_SYNCHRONOUS", "FULL").upper())
+            synchronous = os.environ.get("ESB_SYNCHRONOUS", "FULL").upper()
+            log = EmbeddedLog(folder, synchronous=synchronous)
             try:
-                storage = Storage(folder, log)
+                storage = Storage(folder, log, synchronous=synchronous)
             except BaseException:
                 log.close()
                 raise

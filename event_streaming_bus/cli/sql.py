@@ -36,7 +36,8 @@ _TRUNCATED: Final = "esb: the answer is longer than what is given; LIMIT or WHER
 def sql(settings: Settings, statement: str, as_json: bool, as_csv: bool, parquet_file: str | None) -> None:
     """Ask the history a question in SQL.
 
-    The tables are events, processing_history, dead_letters, processor_runs and late_events.
+    The tables are events, processing_history, dead_letters, processor_runs, late_events and
+    rebalances.
     """
     if sum([as_json, as_csv, parquet_file is not None]) > 1:
         raise click.UsageError("choose one of --json, --csv and --parquet")

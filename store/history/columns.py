@@ -66,6 +66,14 @@ SCHEMAS: Final[dict[str, dict[str, pa.DataType]]] = {
         **dict.fromkeys(("events_in", "events_out", "events_filtered", "events_late", "events_dead"), _BIG),
         "error": _TEXT,
     },
+    "rebalances": {
+        **dict.fromkeys(("tenant_id", "group_id", "group_name", "strategy"), _TEXT),
+        "generation": _BIG,
+        **dict.fromkeys(("reason", "members_before", "members_after", "assignment_before", "assignment_after"), _TEXT),
+        "started_at": _US,
+        "completed_at": _US,
+        "duration_ms": pa.float64(),
+    },
 }
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from event_streaming_bus.errors import BusError, InUseError, StorageError
 from event_streaming_bus.store.sql import load_queries
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 SQL: Final = load_queries("history/tables.sql")
 _MEMORY_LIMIT: Final = "512MB"
 _TEMP_LIMIT: Final = "4GB"

@@ -1,7 +1,7 @@
 """History records expanded into rows of the history's tables."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -17,6 +17,7 @@ from event_streaming_bus.store.history_records import (
     Processed,
     ProcessorRun,
     Published,
+    Rebalanced,
     Refused,
     Run,
     from_bytes,
@@ -77,6 +78,8 @@ class Expander:
                 self._refused(offset, record)
             elif isinstance(record, Late):
                 self._late(record)
+            elif isinstance(record, Rebalanced):
+                self._rebalanced(record)
             else:
                 self._run(offset, record)
         except (ValueError, TypeError, LookupError):  # msgspec's errors are ValueErrors; one bad record must not stop the rest
@@ -199,6 +202,7 @@ class Expander:
                 record.completed_us,
                 status=OUTCOME_STATUS[mine[0]] if seen is None else [OUTCOME_STATUS[mine[i]] for i in seen],
                 seen=seen,
+                output=record.output,
                 **more,
             )
 
@@ -270,6 +274,25 @@ class Expander:
     def _run(self, offset: int, record: ProcessorRun) -> None:
         values = {name: getattr(record, name) for name in record.__struct_fields__ if name != "observed_us"}
         self._extend("processor_run_events", 1, record_offset=offset, observed_at=record.observed_us, **values)
+
+    def _rebalanced(self, record: Rebalanced) -> None:
+        self._extend(
+            "rebalances",
+            1,
+            tenant_id=record.tenant_id,
+            group_id=record.group_id,
+            group_name=record.group_name,
+            strategy=record.strategy,
+            generation=record.generation,
+            reason=record.reason,
+            members_before=_json(sorted(record.before)),
+            members_after=_json(sorted(record.after)),
+            assignment_before=_json(_by_stream(record.before)),
+            assignment_after=_json(_by_stream(record.after)),
+            started_at=record.started_us,
+            completed_at=record.completed_us,
+            duration_ms=(record.completed_us - record.started_us) / 1000,
+        )
 
     def _stream(self, stream_id: str) -> StreamInfo | None:
         if stream_id not in self._streams:
@@ -344,6 +367,16 @@ def _values(batch: RecordBatch, name: str) -> Any:
     """A column for ``Columns.extend``: one value where all are the same."""
     same, value = batch.constant(name)
     return value if same else list(batch.column(name))
+
+
+def _by_stream(assignment: Mapping[str, Sequence[tuple[str, int]]]) -> dict[str, dict[str, list[int]]]:
+    """The partitions of each member by the id of their stream."""
+    told: dict[str, dict[str, list[int]]] = {}
+    for member_id in sorted(assignment):
+        mine: dict[str, list[int]] = told.setdefault(member_id, {})
+        for stream_id, partition in assignment[member_id]:
+            mine.setdefault(stream_id, []).append(partition)
+    return told
 
 
 def _json(value: object) -> str | None:

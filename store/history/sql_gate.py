@@ -10,7 +10,7 @@ import duckdb
 from event_streaming_bus.errors import QueryError
 from event_streaming_bus.store.history.database import SQL, told
 
-TABLES: Final = ("events", "processing_history", "dead_letters", "processor_runs", "late_events")
+TABLES: Final = ("events", "processing_history", "dead_letters", "processor_runs", "late_events", "rebalances")
 _READING: Final = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 _TABLE_FUNCTIONS: Final = frozenset({"range", "generate_series", "unnest", "json_each", "json_tree", "repeat"})
 

@@ -28,6 +28,11 @@ CREATE TABLE base.processor_run_events (
     status VARCHAR, workers INTEGER, observed_at TIMESTAMP, events_in BIGINT, events_out BIGINT, events_filtered BIGINT,
     events_late BIGINT, events_dead BIGINT, error VARCHAR
 );
+CREATE TABLE base.rebalances (
+    tenant_id VARCHAR, group_id VARCHAR, group_name VARCHAR, strategy VARCHAR, generation BIGINT, reason VARCHAR,
+    members_before VARCHAR, members_after VARCHAR, assignment_before VARCHAR, assignment_after VARCHAR,
+    started_at TIMESTAMP, completed_at TIMESTAMP, duration_ms DOUBLE
+);
 CREATE TABLE base.state (
     format INTEGER, stream_id VARCHAR, next_offset BIGINT, skipped_events BIGINT, skipped_records BIGINT
 );
@@ -35,6 +40,7 @@ CREATE VIEW main.events AS FROM base.events;
 CREATE VIEW main.processing_history AS FROM base.processing_history;
 CREATE VIEW main.dead_letters AS FROM base.dead_letters;
 CREATE VIEW main.late_events AS FROM base.late_events;
+CREATE VIEW main.rebalances AS FROM base.rebalances;
 CREATE VIEW main.processor_runs AS
 SELECT run_id, tenant_id, processor_id, arg_max(processor_name, record_offset) AS processor_name,
        arg_max(flow, record_offset) AS flow, arg_max(status, record_offset) AS status,
@@ -90,4 +96,5 @@ DELETE FROM base.processing_history;
 DELETE FROM base.dead_letters;
 DELETE FROM base.late_events;
 DELETE FROM base.processor_run_events;
+DELETE FROM base.rebalances;
 UPDATE base.state SET next_offset = 0, skipped_events = 0, skipped_records = 0;

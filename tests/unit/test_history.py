@@ -9,6 +9,8 @@ import pytest
 from bytewax.testing import run_main
 
 from event_streaming_bus.bus import Bus
+from event_streaming_bus.consumers.coordinator import GroupCoordinator
+from event_streaming_bus.consumers.model import GroupConfig
 from event_streaming_bus.errors import EventNotFoundError, InUseError, QueryError
 from event_streaming_bus.flows.build import build
 from event_streaming_bus.flows.deploy import deploy
@@ -49,7 +51,7 @@ def bus() -> Iterator[Bus]:
 
 @pytest.fixture
 def lived(bus: Bus) -> Bus:
-    """A bus with some history: events, a schema, a flow, a late event, dead letters."""
+    """A bus with some history: events, a schema, a flow, a late event, dead letters, a consumer group with a member."""
     schema = bus.schemas.register({"schema_name": "s", "schema_version": "2.0", "json_schema": {"required": ["total"]}})
     policy = InvalidEventPolicy.DEAD_LETTER
     bus.log.create_stream(StreamConfig(name="guarded", schema_id=schema.schema_id, on_invalid=policy))
@@ -61,6 +63,8 @@ def lived(bus: Bus) -> Bus:
     record_run(bus.storage, plan, "run_1", ProcessorStatus.RUNNING, 1)
     run_main(build(plan, bus.storage, until=current_ends(plan, bus.storage)))
     record_run(bus.storage, plan, "run_1", ProcessorStatus.COMPLETED, 1)
+    groups = GroupCoordinator(bus.storage)
+    groups.join(groups.create("default", GroupConfig(group_name="readers")).group_id, ["orders"])
     return bus
 
 

@@ -14,6 +14,7 @@ from event_streaming_bus.store.history_records import (
     Late,
     ProcessorRun,
     Published,
+    Rebalanced,
     Run,
     to_event,
 )
@@ -45,7 +46,9 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[History]:
                 entries.append((i, Published(tenant_id, [run], US, US)))
         late = Late(tenant_id, "proc", texts[0], split.stream_id, "NORMAL", 0, [0], [0], [1], 2, 3)
         run_told = ProcessorRun(tenant_id, f"run_{tenant_id}", "proc", texts[0], texts[0], "RUNNING", 1, US, error=texts[0])
-        entries += [(0, late), (0, run_told)]
+        shares = {texts[0]: ((split.stream_id, 0),)}
+        shared = Rebalanced(tenant_id, "grp", texts[0], "range", 1, texts[0], {}, shares, US, US)
+        entries += [(0, late), (0, run_told), (0, shared)]
     turns = [to_event(record) for _, record in sorted(entries, key=lambda entry: entry[0])]
     storage.log.append([Append(storage.history().stream_id, turns, new_ids=True)])
     history = History(storage)

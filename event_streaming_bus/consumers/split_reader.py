@@ -1,0 +1,249 @@
+"""One split as a member reads it: what is read ahead, what the user has in hand, what is to be delivered again.
+
+An event goes from the read-ahead into the user's *hands*, and is *done* when it is acknowledged. One that could not be processed
+is *pending*: it waits for its next delivery. Whatever is below ``next_offset`` and neither in hand nor pending is done; the
+lowest that is not is where the group goes on, so that is what is committed.
+
+Order: while an event with a key is pending, the events of this key that come behind it and have not been handed out wait in a
+queue, and are then handed out one at a time, each when the one before it is done. Events without a key do not wait.
+"""
+
+import heapq
+from bisect import insort
+from collections import deque
+from collections.abc import Sequence
+
+from event_streaming_bus.models import Event, Split
+from event_streaming_bus.store.log.record_batch import RecordBatch
+
+
+class SplitReader:
+    """The deliveries of one split. Not safe for threads: its owner has a lock.
+
+    ``window``: with so many events in hand or pending, no more are handed out, so the memory is bounded.
+    """
+
+    __slots__ = (
+        "_batches",
+        "_events",
+        "_index",
+        "_queues",
+        "_ready",
+        "_retries",
+        "_waiting",
+        "buffered",
+        "committed",
+        "hands",
+        "is_paused",
+        "next_offset",
+        "parking",
+        "pending",
+        "split",
+        "window",
+    )
+
+    def __init__(self, split: Split, offset: int, window: int) -> None:
+        self.split = split
+        self.window = window
+        self.next_offset = offset
+        """The offset of the next event that is handed out for the first time."""
+        self.committed: int | None = None
+        """What the group has committed, as far as this member knows."""
+        self.is_paused = False
+        self.hands: dict[int, Event] = {}
+        self.pending: dict[int, Event] = {}
+        self.parking: set[int] = set()  # those of the pending ones that are on their way to the dead letters
+        self.buffered = 0
+        self._batches: deque[RecordBatch] = deque()
+        self._events: list[Event] = []  # the batch that is being handed out, decoded
+        self._index = 0
+        self._retries: dict[int, int] = {}  # how often each was delivered again
+        self._waiting: list[tuple[float, int]] = []  # heap of (when it is due, offset)
+        self._ready: list[int] = []  # heap of offsets
+        self._queues: dict[str, list[int]] = {}  # by key, the offsets that come one after another, the first of them first
+
+    # --- reading ahead ------------------------------------------------------------------------------------------------
+
+    @property
+    def read_offset(self) -> int:
+        """Where to read on in the log."""
+        return self.next_offset + self.buffered
+
+    @property
+    def room(self) -> int:
+        """How many more events may be handed out."""
+        return max(0, self.window - len(self.hands) - len(self.pending))
+
+    def feed(self, batches: Sequence[RecordBatch]) -> None:
+        """Take what was read at ``read_offset``; what was read at another place, before a seek, is left."""
+        if batches and batches[0].offset == self.read_offset:
+            self._batches.extend(batches)
+            self.buffered += sum(batch.count for batch in batches)
+
+    def seek(self, offset: int) -> None:
+        """Go on at ``offset``, and forget all that is in hand, pending or read ahead."""
+        self.next_offset, self.buffered, self._events, self._index = offset, 0, [], 0
+        for kept in (
+            self._batches,
+            self.hands,
+            self.pending,
+            self.parking,
+            self._retries,
+            self._waiting,
+            self._ready,
+            self._queues,
+        ):
+            kept.clear()
+
+    def skip_to(self, offset: int) -> None:
+        """Read on at ``offset``, since what lies before it cannot be read. What is in hand or pending stays, unless it lies
+        behind."""
+        if offset < self.next_offset:
+            self.seek(offset)
+        else:
+            self.next_offset = offset
+
+    # --- handing out --------------------------------------------------------------------------------------------------
+
+    def available(self, now_s: float) -> int:
+        """How many events can be handed out at the most. Some of them may turn out to have to wait for others of their key."""
+        if self.is_paused:
+            return 0
+        self._wake(now_s)
+        return len(self._ready) + min(self.buffered, self.room)
+
+    def due_s(self) -> float | None:
+        """When the next pending event becomes ready, if one waits for its time."""
+        return self._waiting[0][0] if self._waiting else None
+
+    def _wake(self, now_s: float) -> None:
+        while self._waiting and self._waiting[0][0] <= now_s:
+            _, offset = heapq.heappop(self._waiting)
+            if self._is_first(offset):
+                heapq.heappush(self._ready, offset)
+
+    def _is_first(self, offset: int) -> bool:
+        """Whether the pending event at ``offset`` waits for no other of its key."""
+        event = self.pending.get(offset)
+        if event is None or offset in self.parking:
+            return False
+        queue = self._queues.get(event.key) if event.key is not None else None
+        return not queue or queue[0] == offset
+
+    def take(self, most: int) -> list[Event]:
+        """The next events, which are in the user's hands then: at most ``most``, those to be delivered again first."""
+        taken: list[Event] = []
+        while self._ready and len(taken) < most:
+            offset = heapq.heappop(self._ready)
+            if self._is_first(offset):
+                event = self.hands[offset] = self.pending.pop(offset)
+                taken.append(event)
+        left = min(most - len(taken), self.room)
+        while left > 0 and self.buffered:
+            if self._index >= len(self._events):
+                self._events, self._index = self._batches[0].events(), 0  # if it is damaged, it stays and raises again
+                self._batches.popleft()
+            events = self._events[self._index : self._index + left] if self._index or left < len(self._events) else self._events
+            self._index += len(events)
+            offset, count = self.next_offset, len(events)
+            self.next_offset += count
+            self.buffered -= count
+            left -= count
+            if self._queues:
+                taken += self._hold_back(offset, events)
+            else:
+                self.hands.update(zip(range(offset, offset + count), events, strict=True))
+                taken += events
+        if self._index >= len(self._events):
+            self._events, self._index = [], 0
+        return taken
+
+    def _hold_back(self, first: int, events: Sequence[Event]) -> list[Event]:
+        """Of new events, those that need not wait for another of their key."""
+        taken = []
+        for offset, event in enumerate(events, first):
+            queue = self._queues.get(event.key) if event.key is not None else None
+            if queue is None:
+                self.hands[offset] = event
+                taken.append(event)
+            else:
+                queue.append(offset)
+                self.pending[offset] = event
+        return taken
+
+    # --- what becomes of them -----------------------------------------------------------------------------------------
+
+    def low(self) -> int:
+        """The offset of the first event that is not done."""
+        return min(min(self.hands, default=self.next_offset), min(self.pending, default=self.next_offset))
+
+    def resume_offset(self) -> int:
+        """As ``low``, were all that is in hand done."""
+        return min(self.pending, default=self.next_offset)
+
+    def retries(self, offset: int) -> int:
+        """How often the event was delivered again."""
+        return self._retries.get(offset, 0)
+
+    def done(self, offset: int) -> bool:
+        """The event in hand, or being parked, is done; whether it was not so before."""
+        event = self.hands.pop(offset, None)
+        if event is None and offset in self.parking:
+            self.parking.discard(offset)
+            event = self.pending.pop(offset, None)
+        if event is None:
+            return False
+        self._retries.pop(offset, None)
+        queue = self._queues.get(event.key) if event.key is not None and self._queues else None
+        if queue is not None and event.key is not None and offset in queue:
+            queue.remove(offset)
+            if not queue:
+                del self._queues[event.key]
+            elif queue[0] in self.pending:
+                heapq.heappush(self._ready, queue[0])
+        return True
+
+    def settle(self) -> None:
+        """All that is in hand is done."""
+        if self._queues or self._retries:
+            for offset in sorted(self.hands):
+                self.done(offset)
+        else:
+            self.hands.clear()
+
+    def nack(self, offset: int, due_s: float) -> None:
+        """The event in hand is to be delivered again, not before ``due_s``."""
+        event = self.hands.pop(offset)
+        self.pending[offset] = event
+        self._retries[offset] = self._retries.get(offset, 0) + 1
+        self._queue(offset, event, make=True)
+        heapq.heappush(self._waiting, (due_s, offset))
+
+    def park(self, offset: int) -> None:
+        """The event in hand is on its way to the dead letters: not done, and not to be delivered again."""
+        event = self.hands.pop(offset)
+        self.pending[offset] = event
+        self.parking.add(offset)
+        self._queue(offset, event, make=False)
+
+    def put_back(self, offsets: Sequence[int]) -> None:
+        """These events, in hand or being parked, are to be delivered again at once, which does not count as a retry."""
+        for offset in sorted(offsets):
+            if offset in self.hands:
+                self.pending[offset] = self.hands.pop(offset)
+            self.parking.discard(offset)
+            if offset in self.pending:
+                self._queue(offset, self.pending[offset], make=False)
+                if self._is_first(offset):
+                    heapq.heappush(self._ready, offset)
+
+    def _queue(self, offset: int, event: Event, *, make: bool) -> None:
+        """Let the event stand in the queue of its key, if there is one, or is to be."""
+        if event.key is None or (event.key not in self._queues and not make):
+            return
+        queue = self._queues.get(event.key)
+        if queue is None:  # others of the key may be pending already, when they were put back
+            same = (at for at, other in self.pending.items() if other.key == event.key and at not in self.parking)
+            queue = self._queues[event.key] = sorted(same)
+        if offset not in queue:
+            insort(queue, offset)
