@@ -25,8 +25,12 @@ from event_streaming_bus.models import (
 from event_streaming_bus.registry.encoding import Encoded, at, encode
 from event_streaming_bus.registry.guards import SchemaGuard
 from event_streaming_bus.registry.service import SchemaRegistryService
+from event_streaming_bus.routing import journal as routing_journal
+from event_streaming_bus.routing.cache import cache_of
+from event_streaming_bus.routing.journal import runs_of
+from event_streaming_bus.routing.router import Routed, Router
 from event_streaming_bus.store.dead_letters import dead_letter
-from event_streaming_bus.store.history_records import Published, Refused, Run, to_event
+from event_streaming_bus.store.history_records import Published, Refused, to_event
 from event_streaming_bus.store.log.base import Append, AppendResult, Journal
 from event_streaming_bus.store.storage import Storage, open_storage
 
@@ -41,7 +45,8 @@ class EventPublishingService:
 
     ``publish_event`` and ``publish_batch`` return when the events are on disk. Events that break their stream's schema are
     refused with ``ValidationFailedError``, all of the batch with them, unless the stream says DEAD_LETTER: then they go to
-    the stream ``_dead_letters`` with the reason, and the others to their stream.
+    the stream ``_dead_letters`` with the reason, and the others to their stream. Routing rules then send events on, change them
+    or put them aside: in the same transaction, so that an event is wherever it belongs, or nowhere.
 
     ``max_payload_bytes`` bounds one payload as it is written; larger ones are refused with ``PayloadTooLargeError``.
     """
@@ -49,6 +54,8 @@ class EventPublishingService:
     def __init__(self, storage: Storage | None = None, *, max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES) -> None:
         self._storage = storage or open_storage()
         self._schemas = SchemaRegistryService(self._storage)
+        self._rules = cache_of(self._storage.routes)
+        self._router = Router(self._storage, self._schemas)
         self._max_payload_bytes = max_payload_bytes
 
     async def publish_event(
@@ -128,7 +135,8 @@ class EventPublishingService:
                     index=i,
                 )
         published = Published(tenant_id=tenant_id, runs=[], accepted_us=accepted_us, appended_us=0)
-        appends = [Append(stream.stream_id, events, own_ids, partition)]
+        kept = events
+        letters: list[Event] = []
         refused = encoded.invalid
         if guard is not None:
             if refused and stream.config.on_invalid is not InvalidEventPolicy.DEAD_LETTER:
@@ -141,16 +149,28 @@ class EventPublishingService:
                 validation_completed_us=validated_us,
             )
             if refused:
-                appends = self._divert(stream, guard, events, encoded, own_ids, partition)
+                kept, letters = _divert(stream, guard, events, encoded)
+        rules = self._rules.get(self._storage.routes, tenant_id)
+        routed = self._router.route(rules, stream, kept, own_ids=own_ids) if rules.published(stream.name) else None
+        if routed is not None:
+            kept = routed.kept
+        appends = [Append(stream.stream_id, kept, own_ids, partition)]
+        if letters:
+            appends.append(Append(self._storage.dead_letters(tenant_id).stream_id, letters, new_ids=own_ids))
+        if routed is not None:
+            for part in routed.parts:
+                arrived = [arrival.event for arrival in part.arrivals]
+                to = part.stream_id or self._storage.dead_letters(tenant_id).stream_id
+                appends.append(Append(to, arrived, own_ids, partition))
         done: Future[list[Receipt]] = Future()
-        future = self._storage.log.submit(appends, journal=self._journal(stream, published, len(appends) > 1))
+        future = self._storage.log.submit(appends, journal=self._journal(stream, published, bool(letters), routed))
 
         def settle(appended: "Future[list[AppendResult]]") -> None:
             error = appended.exception()
             if error is not None:
                 done.set_exception(error)
             else:
-                done.set_result(_receipts(appended.result(), refused))
+                done.set_result(_receipts(appended.result(), refused, routed))
 
         future.add_done_callback(settle)
         return done
@@ -160,42 +180,15 @@ class EventPublishingService:
             return self._storage.internal_stream(tenant_id, DEFAULT_STREAM)
         return self._storage.log.find_stream(tenant_id, reference)
 
-    def _divert(
-        self,
-        stream: StreamInfo,
-        guard: SchemaGuard,
-        events: Sequence[Event],
-        encoded: Encoded,
-        own_ids: bool,
-        partition: int | None,
-    ) -> list[Append]:
-        now_ms = time.time_ns() // 1_000_000
-        dead = [
-            dead_letter(
-                events[i],
-                event_id=events[i].event_id,
-                stream=stream,
-                step="validation",
-                error_type="ValidationFailedError",
-                message=guard.told(encoded.values[i], _SHOWN_VIOLATIONS),
-                failed_at_ms=now_ms,
-            )
-            for i in encoded.invalid
-        ]
-        aside = set(encoded.invalid)
-        kept = [event for i, event in enumerate(events) if i not in aside]
-        target = self._storage.dead_letters(stream.tenant_id)
-        return [Append(stream.stream_id, kept, own_ids, partition), Append(target.stream_id, dead, new_ids=own_ids)]
-
-    def _journal(self, stream: StreamInfo, published: Published, diverted: bool) -> Journal:
+    def _journal(self, stream: StreamInfo, published: Published, diverted: bool, routed: Routed | None) -> Journal:
         history = self._storage.history()
 
         def journal(results: Sequence[AppendResult]) -> Append | None:
             now_us = time.time_ns() // 1000
             entries = []
-            if runs := _runs(results[:1]):
+            if runs := runs_of(results[0]):
                 entries.append(to_event(msgspec.structs.replace(published, runs=runs, appended_us=now_us)))
-            if diverted and (runs := _runs(results[1:])):
+            if diverted and (runs := runs_of(results[1])):
                 refused = Refused(
                     tenant_id=published.tenant_id,
                     runs=runs,
@@ -206,6 +199,9 @@ class EventPublishingService:
                     count=sum(run.count for run in runs),
                 )
                 entries.append(to_event(refused))
+            if routed is not None:
+                parts = results[1 + diverted :]
+                entries += map(to_event, routing_journal.records(routed, results[0], parts, published, now_us))
             return Append(history.stream_id, entries, new_ids=True) if entries else None
 
         return journal
@@ -289,17 +285,42 @@ def _build_events(
     return events, not any(config.event_id for config in (configs if configs is event_config else configs[:1]))
 
 
-def _receipts(results: Sequence[AppendResult], refused: Sequence[int]) -> list[Receipt]:
-    receipts = results[0].receipts()
+def _divert(stream: StreamInfo, guard: SchemaGuard, events: Sequence[Event], encoded: Encoded) -> tuple[list[Event], list[Event]]:
+    """``(the valid events, the others as dead letters)``."""
+    now_ms = time.time_ns() // 1_000_000
+    dead = [
+        dead_letter(
+            events[i],
+            event_id=events[i].event_id,
+            stream=stream,
+            step="validation",
+            error_type="ValidationFailedError",
+            message=guard.told(encoded.values[i], _SHOWN_VIOLATIONS),
+            failed_at_ms=now_ms,
+        )
+        for i in encoded.invalid
+    ]
+    aside = set(encoded.invalid)
+    return [event for i, event in enumerate(events) if i not in aside], dead
+
+
+def _receipts(results: Sequence[AppendResult], refused: Sequence[int], routed: Routed | None) -> list[Receipt]:
+    receipts = results[0].receipts() if routed is None else _routed_receipts(results, bool(refused), routed)
     if refused:
         for index, receipt in zip(refused, results[1].receipts(), strict=True):
             receipts.insert(index, receipt)
     return receipts
 
 
-def _runs(results: Sequence[AppendResult]) -> list[Run]:
-    return [
-        Run(split.stream_id, split.lane.value, split.partition, offset, count)
-        for result in results
-        for split, offset, count in result.written
-    ]
+def _routed_receipts(results: Sequence[AppendResult], diverted: bool, routed: Routed) -> list[Receipt]:
+    """The receipts of the events that were routed, wherever they went."""
+    by_part = {-1: results[0].receipts()}
+    receipts: list[Receipt] = []
+    for i, (part, place) in enumerate(routed.places):
+        if i in routed.again:
+            receipts.append(msgspec.structs.replace(receipts[routed.again[i]], duplicate=True))
+            continue
+        if part not in by_part:
+            by_part[part] = results[1 + diverted + part].receipts()
+        receipts.append(by_part[part][place])
+    return receipts
