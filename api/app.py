@@ -12,6 +12,8 @@ from litestar.openapi.plugins import JsonRenderPlugin
 
 from event_streaming_bus import __version__
 from event_streaming_bus.api.confluent.app import mounted
+from event_streaming_bus.api.consumer_groups import ConsumerGroupsController
+from event_streaming_bus.api.consuming import ConsumingController, join_group
 from event_streaming_bus.api.dead_letters import DeadLettersController
 from event_streaming_bus.api.docs_page import PlainPage
 from event_streaming_bus.api.events import MAX_BATCH_BYTES, EventsController
@@ -20,6 +22,7 @@ from event_streaming_bus.api.history import HistoryController
 from event_streaming_bus.api.hosts import check_host
 from event_streaming_bus.api.problems import HANDLERS, problem
 from event_streaming_bus.api.processors import ProcessorsController
+from event_streaming_bus.api.routes import RoutesController
 from event_streaming_bus.api.schema_trials import SchemaTrialsController
 from event_streaming_bus.api.schemas import SchemasController
 from event_streaming_bus.api.services import Services
@@ -67,6 +70,7 @@ def create_app(services: Services, *, hosts: Sequence[str] = LOOPBACK_HOSTS) -> 
             await services.processors.resume()
             yield
         finally:
+            await services.consuming.close()
             await asyncio.to_thread(services.close)
 
     return Litestar(
@@ -78,6 +82,10 @@ def create_app(services: Services, *, hosts: Sequence[str] = LOOPBACK_HOSTS) -> 
             EventsController,
             ProcessorsController,
             DeadLettersController,
+            ConsumerGroupsController,
+            ConsumingController,
+            join_group,
+            RoutesController,
             HistoryController,
             SchemasController,
             SchemaTrialsController,

@@ -11,6 +11,8 @@ __version__: Final = "0.1.0"
 
 _NAMES: Final = {
     "Bus": "bus",
+    "Consumer": "consumers.consumer",
+    "ConsumerManagementService": "consumers.service",
     "DeadLetterService": "flows.dead_letters",
     "Event": "models",
     "EventConfig": "models",
@@ -18,6 +20,7 @@ _NAMES: Final = {
     "EventPublishingService": "publishing",
     "KeyState": "flows.key_state",
     "RetryableError": "flows.retries",
+    "RoutingService": "routing.service",
     "SchemaRegistryService": "registry.service",
     "StreamConfig": "models",
     "StreamManagementService": "flows.service",
@@ -26,6 +29,8 @@ _NAMES: Final = {
 
 __all__ = [
     "Bus",
+    "Consumer",
+    "ConsumerManagementService",
     "DeadLetterService",
     "Event",
     "EventConfig",
@@ -33,6 +38,7 @@ __all__ = [
     "EventPublishingService",
     "KeyState",
     "RetryableError",
+    "RoutingService",
     "SchemaRegistryService",
     "StreamConfig",
     "StreamManagementService",
@@ -42,6 +48,8 @@ __all__ = [
 
 if TYPE_CHECKING:
     from event_streaming_bus.bus import Bus, open_bus
+    from event_streaming_bus.consumers.consumer import Consumer
+    from event_streaming_bus.consumers.service import ConsumerManagementService
     from event_streaming_bus.flows.dead_letters import DeadLetterService
     from event_streaming_bus.flows.key_state import KeyState
     from event_streaming_bus.flows.retries import RetryableError
@@ -49,6 +57,7 @@ if TYPE_CHECKING:
     from event_streaming_bus.models import Event, EventConfig, EventPriority, StreamConfig
     from event_streaming_bus.publishing import EventPublishingService
     from event_streaming_bus.registry.service import SchemaRegistryService
+    from event_streaming_bus.routing.service import RoutingService
 
 
 def __getattr__(name: str) -> Any:

@@ -1,10 +1,12 @@
 """The composition root: a data folder opened, and the services over it."""
 
 import os
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from event_streaming_bus.models import DEFAULT_TENANT, StreamConfig, StreamInfo
 from event_streaming_bus.publishing import EventPublishingService
@@ -13,8 +15,10 @@ from event_streaming_bus.store.log.base import EventLog
 from event_streaming_bus.store.storage import Storage, open_storage
 
 if TYPE_CHECKING:
+    from event_streaming_bus.consumers.consumer import Consumer
     from event_streaming_bus.flows.dead_letters import DeadLetterService
     from event_streaming_bus.flows.service import StreamManagementService
+    from event_streaming_bus.routing.service import RoutingService
 
 
 class Bus:
@@ -23,6 +27,7 @@ class Bus:
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
         self.schemas = SchemaRegistryService(storage)  # from the start, since whoever reads an event may need its schema
+        self._consumers: WeakSet[Consumer] = WeakSet()
 
     @property
     def folder(self) -> Path:
@@ -37,6 +42,12 @@ class Bus:
     @cached_property
     def publishing(self) -> EventPublishingService:
         return EventPublishingService(self.storage)
+
+    @cached_property
+    def routing(self) -> "RoutingService":
+        from event_streaming_bus.routing.service import RoutingService
+
+        return RoutingService(self.storage)
 
     @cached_property
     def processors(self) -> "StreamManagementService":
@@ -54,8 +65,19 @@ class Bus:
         """Make a stream, or find the one that is there with the same settings. ``log.create_stream`` takes all settings."""
         return self.log.create_stream(StreamConfig(name=name, tenant_id=tenant_id, partitions=partitions))
 
+    def consumer(self, group: str, streams: Sequence[str], *, tenant_id: str = DEFAULT_TENANT, **options: Any) -> "Consumer":
+        """A consumer of these streams (names or ids) in a consumer group, which is made with the default settings if it is not
+        there. ``Consumer`` tells the options."""
+        from event_streaming_bus.consumers.consumer import Consumer
+
+        consumer = Consumer(self.storage, group, streams, tenant_id=tenant_id, **options)
+        self._consumers.add(consumer)
+        return consumer
+
     def close(self) -> None:
-        """Stop the processors that were started here and close what is open."""
+        """Stop the processors that were started here, let the consumers leave their groups, and close what is open."""
+        for consumer in list(self._consumers):
+            consumer.abandon()
         if "processors" in self.__dict__:
             self.processors.close()
         self.storage.close()

@@ -2,10 +2,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-planned = pytest.mark.xfail(strict=True, raises=(AssertionError, ImportError), reason="planned: consumer groups")
-
 CREATE = """
 POST /api/v1/consumer-groups
 Content-Type: application/json
@@ -47,7 +43,6 @@ Authorization: Bearer {token}
 """
 
 
-@planned
 async def test_a_group_is_created_tells_its_lag_and_is_rebalanced(
     call: Callable[..., Awaitable[Any]], same_shape: Callable[[object, str], None]
 ) -> None:
@@ -67,7 +62,6 @@ async def test_a_group_is_created_tells_its_lag_and_is_rebalanced(
     assert rebalanced == {"message": "Consumer group rebalance triggered successfully"}
 
 
-@planned
 async def test_sdk(data_folder: Path) -> None:
     from event_streaming_bus import ConsumerManagementService
 

@@ -14,12 +14,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bench_avro
+import bench_consumers
 import bench_flows
 import bench_history
 import bench_joins
 import bench_log
 import bench_memory
 import bench_nexmark
+import bench_rest_consumers
+import bench_routing
 import bench_schemas
 from harness import Figure, Result, measure
 
@@ -34,6 +37,9 @@ FIGURES = [
     *bench_memory.FIGURES,
     *bench_schemas.FIGURES,
     *bench_avro.FIGURES,
+    *bench_consumers.FIGURES,
+    *bench_rest_consumers.FIGURES,
+    *bench_routing.FIGURES,
     HISTORY,
 ]
 
