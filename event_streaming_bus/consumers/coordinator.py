@@ -7,6 +7,7 @@ outlived their timeouts, whether a rebalance has waited long enough, and moves t
 
 import logging
 import os
+import secrets
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -164,7 +165,7 @@ class GroupCoordinator:
                 return live.answer(member_id)
             now_ms = self._clock_ms()
             member = MemberRecord(
-                member_id=ids.new_id(MEMBER),
+                member_id=ids.new_id(MEMBER) + secrets.token_hex(8),  # nobody guesses the id of another member
                 client_id=client_id,
                 host=socket.gethostname(),
                 pid=os.getpid(),

@@ -1,19 +1,17 @@
 """Consumer groups over REST."""
 
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from running import served
 
 from event_streaming_bus import ids
 from event_streaming_bus.consumers.coordinator import GroupCoordinator
 from event_streaming_bus.store.storage import Storage, open_storage
 
-ESB = Path(sys.executable).with_name("esb")
 GROUPS = "/api/v1/consumer-groups"
 
 
@@ -24,13 +22,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(folder: Path) -> Iterator[str]:
-    command = [ESB, "--data", str(folder), "serve", "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    yield process.stdout.readline().split(" on ")[1].split()[0]
-    process.terminate()
-    _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (0, "")
+    with served(folder) as url:
+        yield url
 
 
 @pytest.fixture

@@ -1,29 +1,21 @@
 """Routing rules over REST."""
 
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from running import served
 
 from event_streaming_bus import ids
 
-ESB = Path(sys.executable).with_name("esb")
 ROUTES = "/api/v1/routes"
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    command = [ESB, "--data", str(tmp_path_factory.mktemp("served")), "serve", "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    yield process.stdout.readline().split(" on ")[1].split()[0]
-    process.terminate()
-    _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (0, "")
+    with served(tmp_path_factory.mktemp("served")) as url:
+        yield url
 
 
 @pytest.fixture

@@ -1,44 +1,23 @@
 """The commands of ``esb``: what they print where, and their exit codes."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-from click.testing import CliRunner
 from pyarrow import parquet
+from running import Done, Esb, commands
 
-from event_streaming_bus.cli import main
 from event_streaming_bus.store.storage import open_storage
-
-
-class Done(NamedTuple):
-    """How a command ended: exit code, stdout, stderr."""
-
-    code: int
-    out: str
-    err: str
-
-
-Esb = Callable[..., Done]
 
 
 @pytest.fixture
 def esb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Esb]:
     """Runs a command in this process, in a folder of its own; its standard input is no terminal."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str, stdin: str = "") -> Done:
-        with CliRunner().isolation(input=stdin) as (out, err, _):
-            try:
-                main(list(arguments))
-            except SystemExit as ended:
-                code = ended.code
-            return Done(int(code or 0), out.getvalue().decode(), err.getvalue().decode())
-
-    yield run
-    open_storage(tmp_path / "esb-data").close()
+    with commands(tmp_path, monkeypatch) as run:
+        yield partial(run, code=None)
 
 
 @pytest.fixture

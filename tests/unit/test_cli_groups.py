@@ -1,52 +1,26 @@
 """``esb groups``: what it prints where, and its exit codes."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from running import Done, Esb, commands
 
-from event_streaming_bus.cli import main
 from event_streaming_bus.consumers.coordinator import GroupCoordinator
 from event_streaming_bus.models import EventPriority, Split
 from event_streaming_bus.store.storage import open_storage
 
 
-class Done(NamedTuple):
-    """How a command ended: exit code, stdout, stderr."""
-
-    code: int
-    out: str
-    err: str
-
-
-Esb = Callable[..., Done]
-
-
 @pytest.fixture
 def esb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Esb]:
     """Runs a command in this process, in a folder of its own with a stream ``orders`` of three events and the group ``mail``."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str, stdin: str = "", code: int = 0) -> Done:
-        with CliRunner().isolation(input=stdin) as (out, err, _):
-            ended: Any = 0
-            try:
-                main(list(arguments))
-            except SystemExit as error:
-                ended = error.code
-            done = Done(int(ended or 0), out.getvalue().decode(), err.getvalue().decode())
-        assert done.code == code, done
-        assert "Traceback" not in done.err
-        return done
-
-    run("stream", "create", "orders")
-    run("publish", "orders", "-", stdin='{"at": 1000}\n{"at": 2000}\n{"at": 3000}\n')
-    run("groups", "create", "mail", "--description", "sends mail")
-    yield run
-    open_storage(tmp_path / "esb-data").close()
+    with commands(tmp_path, monkeypatch) as run:
+        run("stream", "create", "orders")
+        run("publish", "orders", "-", stdin='{"at": 1000}\n{"at": 2000}\n{"at": 3000}\n')
+        run("groups", "create", "mail", "--description", "sends mail")
+        yield run
 
 
 def joined(committed: int | None = None) -> str:

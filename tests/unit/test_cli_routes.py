@@ -1,15 +1,11 @@
 """``esb routes``: what it prints where, and its exit codes."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
-from click.testing import CliRunner
-
-from event_streaming_bus.cli import main
-from event_streaming_bus.store.storage import open_storage
+from running import Esb, commands
 
 FILE = """\
 routes:
@@ -24,39 +20,14 @@ routes:
 """
 
 
-class Done(NamedTuple):
-    """How a command ended: exit code, stdout, stderr."""
-
-    code: int
-    out: str
-    err: str
-
-
-Esb = Callable[..., Done]
-
-
 @pytest.fixture
 def esb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Esb]:
     """Runs a command in this process, in a folder of its own with three streams and ``routes.yaml``."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str, stdin: str = "", code: int = 0) -> Done:
-        with CliRunner().isolation(input=stdin) as (out, err, _):
-            ended: Any = 0
-            try:
-                main(list(arguments))
-            except SystemExit as error:
-                ended = error.code
-            done = Done(int(ended or 0), out.getvalue().decode(), err.getvalue().decode())
-        assert done.code == code, done
-        assert "Traceback" not in done.err
-        return done
-
-    for name in ("orders", "large-orders", "archive"):
-        run("stream", "create", name)
-    Path("routes.yaml").write_text(FILE)
-    yield run
-    open_storage(tmp_path / "esb-data").close()
+    with commands(tmp_path, monkeypatch) as run:
+        for name in ("orders", "large-orders", "archive"):
+            run("stream", "create", name)
+        Path("routes.yaml").write_text(FILE)
+        yield run
 
 
 def names(esb: Esb) -> list[str]:

@@ -1,29 +1,18 @@
 """``esb schemas`` and ``POST /api/v1/schemas/try``: what they print or answer, and their exit codes."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-from click.testing import CliRunner
 from litestar.testing import TestClient
+from running import Done, Esb, commands
 
 from event_streaming_bus.api.app import create_app
 from event_streaming_bus.api.services import Services
-from event_streaming_bus.cli import main
 from event_streaming_bus.store.storage import open_storage
 
-
-class Done(NamedTuple):
-    """How a command ended: exit code, stdout, stderr."""
-
-    code: int
-    out: str
-    err: str
-
-
-Esb = Callable[..., Done]
 ORDER: dict[str, Any] = {
     "schema_name": "order",
     "json_schema": {"type": "object", "properties": {"id": {"type": "string"}, "total": {"type": "number"}}, "required": ["id"]},
@@ -35,24 +24,10 @@ STRICT = {**ORDER, "json_schema": {**ORDER["json_schema"], "required": ["id", "t
 @pytest.fixture
 def esb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Esb]:
     """Runs a command in this process, in a folder of its own with the files ``order.json`` and ``strict.json``."""
-    monkeypatch.chdir(tmp_path)
-    Path("order.json").write_text(json.dumps(ORDER))
-    Path("strict.json").write_text(json.dumps(STRICT))
-
-    def run(*arguments: str, stdin: str = "", code: int = 0) -> Done:
-        with CliRunner().isolation(input=stdin) as (out, err, _):
-            ended: Any = 0
-            try:
-                main(list(arguments))
-            except SystemExit as error:
-                ended = error.code
-            done = Done(int(ended or 0), out.getvalue().decode(), err.getvalue().decode())
-        assert done.code == code, done
-        assert "Traceback" not in done.err
-        return done
-
-    yield run
-    open_storage(tmp_path / "esb-data").close()
+    with commands(tmp_path, monkeypatch) as run:
+        Path("order.json").write_text(json.dumps(ORDER))
+        Path("strict.json").write_text(json.dumps(STRICT))
+        yield run
 
 
 @pytest.fixture

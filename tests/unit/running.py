@@ -1,0 +1,61 @@
+"""``esb`` at work for tests: commands in this process, and a server in one of its own."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from click.testing import CliRunner
+
+from event_streaming_bus.cli import main
+from event_streaming_bus.store.storage import open_storage
+
+ESB = Path(sys.executable).with_name("esb")
+
+
+class Done(NamedTuple):
+    """How a command ended: exit code, stdout, stderr."""
+
+    code: int
+    out: str
+    err: str
+
+
+Esb = Callable[..., Done]
+
+
+@contextmanager
+def commands(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Esb]:
+    """Runs commands in this process, in a folder; their standard input is no terminal. ``code`` is what they must end with, 0 by
+    default, None for anything."""
+    monkeypatch.chdir(folder)
+
+    def run(*arguments: str, stdin: str = "", code: int | None = 0) -> Done:
+        with CliRunner().isolation(input=stdin) as (out, err, _):
+            ended: Any = 0
+            try:
+                main(list(arguments))
+            except SystemExit as error:
+                ended = error.code
+            done = Done(int(ended or 0), out.getvalue().decode(), err.getvalue().decode())
+        assert code in (None, done.code), done
+        assert "Traceback" not in done.err
+        return done
+
+    yield run
+    open_storage(folder / "esb-data").close()
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The URL of a server on a data folder. It must end in good order, and have nothing to complain of."""
+    command = [ESB, "--data", str(folder), "serve", "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    yield process.stdout.readline().split(" on ")[1].split()[0]
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
