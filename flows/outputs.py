@@ -226,6 +226,8 @@ def _write(
         made, origins = [for_schema(event, schema_id) for event in making.events], making.origins
     else:
         made, origins = _copies(node, rows, mapped, making.passed, schema_id), making.passed
+        if _is_json(rows, mapped) and surroundings.guard(target) is None:
+            return made, []
     kept, refused = guarded(surroundings, target, made)
     return kept, [(origins[i], error) for i, error in refused]
 
@@ -269,10 +271,15 @@ def _copies(node: Node, rows: Rows, mapped: Mapped | None, passed: Sequence[int]
             replaced["key"] = mapped.keys.at(passed)
         if mapped.event_type is not None:
             replaced["event_type"] = repeat(mapped.event_type, len(passed))
-    if mapped is not None or rows.constant("serialization_format") == (True, _JSON):
+    if _is_json(rows, mapped):
         replaced["schema_id"] = repeat(schema_id, len(passed))
         return select_events(rows, passed, replaced)
     return [for_schema(event, schema_id) for event in select_events(rows, passed, replaced)]
+
+
+def _is_json(rows: Rows, mapped: Mapped | None) -> bool:
+    """Whether the payloads are known to be JSON: those that MAPs made are."""
+    return mapped is not None or rows.constant("serialization_format") == (True, _JSON)
 
 
 def _outcome(
