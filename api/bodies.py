@@ -1,13 +1,12 @@
 """Decoding request bodies: into structs, with errors that name the path and what is accepted."""
 
-import re
-from difflib import get_close_matches
 from typing import Any, TypeVar
 
 import msgspec
 
 from event_streaming_bus.errors import InvalidInputError, PayloadTooLargeError
 from event_streaming_bus.json_places import placed
+from event_streaming_bus.struct_errors import told
 
 T = TypeVar("T")
 
@@ -19,25 +18,15 @@ def decode(body: bytes, kind: type[T], max_bytes: int) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
-        raise InvalidInputError(_told(str(error), kind)) from None
+        raise InvalidInputError(told(str(error), lambda path: _accepted(kind))) from None
     except RecursionError:
         raise InvalidInputError("the body is nested too deep") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidInputError(f"the body is not JSON: {placed(str(error), body)}") from None
 
 
-def _told(message: str, kind: type[Any]) -> str:
-    """msgspec's message with the path in front, and for an unknown field the nearest one there is."""
-    reason, _, place = message.partition(" - at `$")
-    path = place.rstrip("`").lstrip(".")
-    unknown = re.search(r"unknown field `(.+)`", reason)
-    if unknown is None:
-        return f"{path}: {reason}" if path else reason
-    accepted = sorted({name for struct in (kind, *nested_structs(kind)) for name in struct.__struct_fields__})
-    near = get_close_matches(unknown[1], accepted, 1)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
-    where = f"{path}.{unknown[1]}" if path else unknown[1]
-    return f"{where}: unknown field{hint} (accepted: {', '.join(accepted)})"
+def _accepted(kind: type[Any]) -> list[str]:
+    return sorted({name for struct in (kind, *nested_structs(kind)) for name in struct.__struct_fields__})
 
 
 def nested_structs(kind: type[Any]) -> list[type[msgspec.Struct]]:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any, Final
 
 import msgspec
@@ -16,6 +15,7 @@ from event_streaming_bus.registry.migrations import Migration, MigrationConfig
 from event_streaming_bus.registry.rules import BusinessRule, RuleSet
 from event_streaming_bus.registry.subjects import Candidate, EvolutionStrategy
 from event_streaming_bus.store.schemas import SchemaRecord, SchemaReference, SchemaText, contents_of
+from event_streaming_bus.struct_errors import told
 
 _NAME: Final = re.compile(r"[^@\s\x00-\x1f]{1,200}")
 
@@ -80,7 +80,7 @@ def read_config(data: Mapping[str, Any]) -> SchemaConfig:
     except RecursionError:
         raise SchemaError("the schema is nested too deep") from None
     except (msgspec.ValidationError, TypeError, ValueError) as error:
-        raise SchemaError(_told(str(error))) from None
+        raise SchemaError(told(str(error), _accepted)) from None
     if not _NAME.fullmatch(config.schema_name):
         raise SchemaError(f"schema_name: expected 1 to 200 characters without spaces or '@', got {config.schema_name!r}")
     if config.schema_version is not None:
@@ -159,17 +159,8 @@ def placed(error: SchemaError | ExpressionError, field: str) -> SchemaError | Ex
     return error
 
 
-def _told(message: str) -> str:
-    """msgspec's message with the path in front, and for an unknown or missing field what is accepted."""
-    reason, _, place = message.partition(" - at `$")
-    path = place.rstrip("`").lstrip(".")
-    unknown = re.search(r"unknown field `(.+)`", reason)
-    if unknown is None:
-        return f"{path}: {reason}" if path else reason
+def _accepted(path: str) -> tuple[str, ...]:
+    """The names of the fields that are known at a path."""
     kinds = {"business_rules": BusinessRule, "references": SchemaReference, "migration": MigrationConfig}
     kind = next((struct for word, struct in kinds.items() if word in path), ValidationRules if path else SchemaConfig)
-    known = kind.__struct_fields__
-    near = get_close_matches(unknown[1], known, 1)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
-    where = f"{path}.{unknown[1]}" if path else unknown[1]
-    return f"{where}: unknown field{hint} (accepted: {', '.join(known)})"
+    return kind.__struct_fields__

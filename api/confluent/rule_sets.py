@@ -7,6 +7,7 @@ import msgspec
 
 from event_streaming_bus.errors import InvalidInputError
 from event_streaming_bus.registry.registry_errors import InvalidRuleSetError
+from event_streaming_bus.struct_errors import path_and_reason
 
 _KINDS: Final = ("CONDITION", "TRANSFORM")
 _MIGRATION_MODES: Final = ("UPGRADE", "DOWNGRADE", "UPDOWN")
@@ -82,6 +83,6 @@ def _check_rule(rule: _Rule, where: str, modes: Sequence[str]) -> None:
 
 def told(error: msgspec.ValidationError, where: str = "") -> str:
     """msgspec's message with the path in front."""
-    reason, _, place = str(error).partition(" - at `$")
-    path = f"{where}{place.rstrip('`')}".lstrip(".")
+    below, reason = path_and_reason(str(error))
+    path = ".".join(part for part in (where, below) if part)
     return f"{path}: {reason}" if path else reason

@@ -21,6 +21,7 @@ from event_streaming_bus.errors import InvalidInputError, StreamNotFoundError
 from event_streaming_bus.models import DEFAULT_TENANT, LANES, Split, rfc3339
 from event_streaming_bus.store.letters import MAX_PAGE_LETTERS, LetterBox, LetterFilter
 from event_streaming_bus.store.storage import Storage, open_storage
+from event_streaming_bus.struct_errors import path_and_reason
 
 _CHOICES: Final = {"partition_assignment_strategy": AssignmentStrategy, "auto_offset_reset": OffsetReset}
 
@@ -243,8 +244,7 @@ def read_config(data: Mapping[str, Any]) -> GroupConfig:
     try:
         return msgspec.convert(dict(data), GroupConfig)
     except msgspec.ValidationError as error:
-        reason, _, place = str(error).partition(" - at `$")
-        name = place.rstrip("`").lstrip(".")
+        name, reason = path_and_reason(str(error))
         if name in RANGES:
             low, high = RANGES[name]
             raise InvalidInputError(f"{name}: expected a whole number, {low} to {high}, got {data[name]!r}") from None
