@@ -16,7 +16,6 @@ from event_streaming_bus.models import StreamInfo
 from event_streaming_bus.registry.parsing import AvroDocument, JsonSchema, ParsedSchema, Parser
 from event_streaming_bus.registry.schema_configs import read_config
 from event_streaming_bus.registry.service import SchemaRegistryService
-from event_streaming_bus.registry.subjects import Subjects
 from event_streaming_bus.store.schemas import SchemaText
 from event_streaming_bus.store.storage import Storage
 
@@ -30,6 +29,8 @@ class Known:
         self._spec = spec
         self._storage = storage
         self._findings = findings
+        self._registry = None if storage is None else SchemaRegistryService(storage)
+        self._parse = Parser()
         self._of_file = self._read_schemas()
         self.payloads = self._payloads()
 
@@ -82,9 +83,9 @@ class Known:
         return types
 
     def _type_of(self, text: SchemaText) -> Type:
-        if self._storage is not None:
-            return type_of_parsed(Subjects(self._storage.schemas).parse(self._spec.tenant_id, text))
-        return ANY if text.references else type_of_parsed(Parser()(text, {}))
+        if self._registry is not None:
+            return type_of_parsed(self._registry.subjects.parse(self._spec.tenant_id, text))
+        return ANY if text.references else type_of_parsed(self._parse(text, {}))
 
     def _check_rules(self, number: int, schema: Mapping[str, Any], kind: Type) -> None:
         rules = (schema.get(_RULES[0]) or {}).get(_RULES[1])
@@ -120,13 +121,13 @@ class Known:
             return self._of_file[versions[-1]]
         if any(schema["schema_name"] == name for schema in self._spec.schemas) and not version:
             return None  # it is there, and was found to be no schema
-        if self._storage is None:
+        if self._registry is None:
             near = suggest(name, {schema["schema_name"] for schema in self._spec.schemas})
             message = f"this file has no schema {reference}; it must be in the registry{near}"
             self._findings.add(Severity.WARNING if near else Severity.INFO, "no-schema", here, message)
             return None
         try:
-            record = SchemaRegistryService(self._storage).find_reference(self._spec.tenant_id, reference)
+            record = self._registry.find_reference(self._spec.tenant_id, reference)
         except SchemaNotFoundError as error:
             self._findings.add(Severity.ERROR, "no-schema", here, error.message)
             return None

@@ -27,7 +27,6 @@ DOUBLE: Final = struct.Struct("<d")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_LOCAL: Final = datetime(1970, 1, 1)
 _EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
-_MICROSECOND: Final = timedelta(microseconds=1)
 _SECONDS: Final = [f"{second:02d}" for second in range(60)]
 _MILLIS: Final = [f".{milli:03d}" for milli in range(1000)]
 _SAFE_DIGITS: Final = 10**15
