@@ -8,10 +8,10 @@ import fcntl
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from event_streaming_bus.errors import (
     ClosedError,
@@ -24,7 +24,7 @@ from event_streaming_bus.errors import (
 FORMAT_VERSION: Final = 1
 _APPLICATION_ID: Final = 0x45534231  # "ESB1"
 _BUSY_TIMEOUT_S: Final = 30.0
-_PAGE_BYTES: Final = 8192
+_PAGE_BYTES: Final = 4096
 
 
 @contextmanager
@@ -44,29 +44,125 @@ def storage_errors(path: Path, doing: str) -> Iterator[None]:
 
 
 class Database:
-    """The database file at ``path``, made if it is missing. Safe to use from any thread and any number of processes."""
+    """The database file at ``path``, made if it is missing. Safe to use from any thread and any number of processes.
+
+    The stores of a process that use one file share its connections: each is a ``Database`` of its own, and closed on its own.
+    """
 
     def __init__(self, path: Path, *, synchronous: str = "FULL") -> None:
         self.path = path
+        self._own: list[sqlite3.Connection] = []
+        self._closed = False
+        self._pool = _Pool.taken(path, synchronous)
+        try:
+            with storage_errors(path, "opening"), self.write_lock():
+                self._pool.prepare()
+        except BaseException:
+            self.close()
+            raise
+
+    def connect(self) -> sqlite3.Connection:
+        """A new connection in autocommit mode, of this object alone; ``close`` closes it."""
+        if self._closed:
+            raise ClosedError
+        connection = self._pool.connect(None)
+        self._own.append(connection)
+        return connection
+
+    def connection(self) -> sqlite3.Connection:
+        """This thread's connection."""
+        if self._closed:
+            raise ClosedError
+        return self._pool.connection()
+
+    @contextmanager
+    def write_lock(self) -> Iterator[None]:
+        """Hold the lock that lets one writer of all processes on this folder write."""
+        with self._pool.write_lock():
+            yield
+
+    @contextmanager
+    def transaction(self, doing: str) -> Iterator[sqlite3.Connection]:
+        """A write transaction on this thread's connection: committed at the end, undone if anything is raised."""
+        connection = self.connection()
+        with storage_errors(self.path, doing), self.write_lock():
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+    def close(self) -> None:
+        """Close it; the last one of a file closes every connection. Closing twice is harmless."""
+        if self._closed:
+            return
+        self._closed = True
+        self._pool.give_back(self._own)
+
+
+class _Pool:
+    """The connections of this process to one file: one for each thread, for reading, and a lock for writing."""
+
+    _open: ClassVar[dict[tuple[Path, str], "_Pool"]] = {}
+    _registry: ClassVar = threading.Lock()
+
+    def __init__(self, path: Path, synchronous: str) -> None:
+        self.path = path
         self._synchronous = synchronous
+        self._users = 1
         self._local = threading.local()
         self._lock = threading.Lock()
         self._writing = threading.Lock()  # flock is per open file: the threads of this process need a lock of their own
         self._connections: list[tuple[threading.Thread | None, sqlite3.Connection]] = []
-        self._closed = False
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lock_fd = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise StorageError(f"The data folder {path.parent} cannot be used: {error}.") from error
-        try:
-            with storage_errors(path, "opening"), self.write_lock():
-                self._prepare()
-        except BaseException:
-            self.close()
-            raise
+        self._inode = os.fstat(self._lock_fd).st_ino
 
-    def _prepare(self) -> None:
+    @classmethod
+    def taken(cls, path: Path, synchronous: str) -> "_Pool":
+        """The pool of a file, with one more user."""
+        key = path.absolute(), synchronous
+        with cls._registry:
+            pool = cls._open.get(key)
+            if pool is not None and pool.is_of_this_file():
+                pool._users += 1
+                return pool
+            pool = cls._open[key] = cls(path, synchronous)
+            return pool
+
+    def is_of_this_file(self) -> bool:
+        """Whether the folder is still the one that was opened, and was not removed and made anew."""
+        try:
+            return self.path.with_name(self.path.name + ".lock").stat().st_ino == self._inode
+        except FileNotFoundError:
+            return False
+
+    def give_back(self, own: Collection[sqlite3.Connection]) -> None:
+        """One user less, whose ``own`` connections are closed; all of them with the last."""
+        with self._registry:
+            self._users -= 1
+            is_over = self._users == 0
+            if is_over and self._open.get(key := (self.path.absolute(), self._synchronous)) is self:
+                del self._open[key]
+        with self._lock:
+            kept = []
+            for entry in self._connections:
+                if is_over or any(entry[1] is connection for connection in own):
+                    entry[1].close()
+                else:
+                    kept.append(entry)
+            self._connections = kept
+        if is_over:
+            os.close(self._lock_fd)
+
+    def prepare(self) -> None:
+        """Make the file, or see that it can be read."""
         connection = self.connection()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version > FORMAT_VERSION:
@@ -100,12 +196,10 @@ class Database:
                 path=str(self.path),
             )
 
-    def connect(self, owner: threading.Thread | None = None) -> sqlite3.Connection:
-        """A new connection in autocommit mode; ``close`` closes it with the rest, or sooner if its owner has ended."""
-        if self._closed:
-            raise ClosedError
+    def connect(self, owner: threading.Thread | None) -> sqlite3.Connection:
+        """A new connection in autocommit mode, closed at the end, or sooner if its owner has ended."""
         connection = sqlite3.connect(
-            self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256
+            self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=512
         )
         with self._lock:
             ended = [entry for entry in self._connections if entry[0] is not None and not entry[0].is_alive()]
@@ -114,48 +208,23 @@ class Database:
                 entry[1].close()
             self._connections.append((owner, connection))
         connection.execute(f"PRAGMA synchronous={self._synchronous}")
-        connection.execute("PRAGMA wal_autocheckpoint=2000")
+        connection.execute("PRAGMA wal_autocheckpoint=4000")
         connection.execute("PRAGMA cache_size=-16384")
         return connection
 
     def connection(self) -> sqlite3.Connection:
         """This thread's connection."""
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None or self._closed:
+        if connection is None:
             connection = self._local.connection = self.connect(threading.current_thread())
         return connection
 
     @contextmanager
     def write_lock(self) -> Iterator[None]:
-        """Hold the lock that lets one writer of all processes on this folder write."""
+        """Hold the lock of this process and the one of all processes."""
         with self._writing:
             fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
             try:
                 yield
             finally:
                 fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
-
-    @contextmanager
-    def transaction(self, doing: str) -> Iterator[sqlite3.Connection]:
-        """A write transaction on this thread's connection: committed at the end, undone if anything is raised."""
-        connection = self.connection()
-        with storage_errors(self.path, doing), self.write_lock():
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
-
-    def close(self) -> None:
-        """Close every connection. Closing twice is harmless."""
-        if self._closed:
-            return
-        self._closed = True
-        with self._lock:
-            for _, connection in self._connections:
-                connection.close()
-            self._connections.clear()
-        os.close(self._lock_fd)
