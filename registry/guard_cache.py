@@ -40,7 +40,7 @@ class GuardCache:
         with self._lock:
             guard, _ = self._guards.get((tenant_id, schema_id), (None, 0.0))
         if guard is None or guard.record != record:
-            guard = SchemaGuard(record, subjects.parse(tenant_id, record.text))
+            guard = SchemaGuard(record, subjects.parse(tenant_id, record.text), subjects.store.subject_keys)
         with self._lock:
             self._guards[tenant_id, schema_id] = (guard, time.monotonic() + _FRESH_S)
             self._guards.move_to_end((tenant_id, schema_id))

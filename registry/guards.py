@@ -1,20 +1,26 @@
 """Guards: a schema and its business rules at work on payloads."""
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 
 import msgspec
 
-from event_streaming_bus.errors import ValidationFailedError
+from event_streaming_bus.errors import StorageError, ValidationFailedError
 from event_streaming_bus.models import SerializationFormat, rfc3339
 from event_streaming_bus.registry import wire
 from event_streaming_bus.registry.avro.schema import AvroSchema
 from event_streaming_bus.registry.parsing import AvroDocument, JsonSchema, ParsedSchema
+from event_streaming_bus.registry.personal import PersonalFields
 from event_streaming_bus.registry.registry_errors import DeprecatedSchemaError
 from event_streaming_bus.registry.rules import BusinessRule, RuleSet
+from event_streaming_bus.registry.tokens import MARKER_BYTES
 from event_streaming_bus.registry.violations import Violation
 from event_streaming_bus.store.schemas import SchemaRecord
+from event_streaming_bus.store.subject_keys import SubjectKeys
+
+_TELLS_NAMES: Final = ("required", "dependentRequired", "additionalProperties")
+"""Keywords whose messages have names of fields, and no values."""
 
 
 class ValidationRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -27,13 +33,14 @@ class SchemaGuard:
     """A version of a schema, with its business rules, compiled. Payloads are JSON values; for an Avro schema, native Python
     values (``datetime``, ``Decimal``, ``bytes`` and so on) are accepted too."""
 
-    def __init__(self, record: SchemaRecord, parsed: ParsedSchema) -> None:
+    def __init__(self, record: SchemaRecord, parsed: ParsedSchema, keys: SubjectKeys | None = None) -> None:
         self.record = record
         self.schema_id = record.schema_id
         self.schema_name = record.schema_name
         self.schema_version = record.schema_version
         self.format = SerializationFormat(record.format)
         self._parsed = parsed
+        self._keys = keys
         self._prefix = wire.prefix(record.id)
         rules = msgspec.convert(record.validation_rules or {}, ValidationRules)
         self._rules = RuleSet(rules.business_rules)
@@ -42,6 +49,25 @@ class SchemaGuard:
     def avro(self) -> AvroSchema | None:
         """The Avro schema; None for one of another format."""
         return self._parsed.schema if isinstance(self._parsed, AvroDocument) else None
+
+    @property
+    def personal(self) -> PersonalFields | None:
+        """The fields that the schema marks as personal; None if it marks none."""
+        return self._parsed.personal
+
+    @property
+    def keys(self) -> SubjectKeys:
+        """The keys of those whose personal data payloads have. Raises ``StorageError`` without any: nothing personal may be
+        written in the clear for want of them."""
+        if self._keys is None:
+            raise StorageError(f"There are no keys for the personal fields of schema {self.schema_name}.")
+        return self._keys
+
+    def is_concerned(self, payloads: Iterable[bytes]) -> bool:
+        """Whether payloads, as they are written, may have personal values, or values that are personal for this schema."""
+        if self.personal is not None:
+            return True
+        return self._keys is not None and any(MARKER_BYTES in data for data in payloads) and self._keys.is_used
 
     def check(self, payload: object) -> list[Violation]:
         """What is wrong with a payload: what breaks the schema, or if nothing does, the rules; warnings included."""
@@ -53,8 +79,12 @@ class SchemaGuard:
         return self._rules.violations(payload if isinstance(payload, Mapping) else {})
 
     def told(self, payload: object, most: int = 5) -> str:
-        """What is wrong with a payload, as text: the first ``most`` violations with their places."""
-        return "; ".join(f"{v.path or '(the payload itself)'}: {v.message}" for v in self.check(payload)[:most])
+        """What is wrong with a payload, as text: the first ``most`` violations with their places. It is kept with dead letters,
+        so for a schema with personal fields it shows no values: what breaks the schema may be personal wherever it is."""
+        found = self.check(payload)[:most]
+        if self.personal is not None:
+            found = [v if v.rule in _TELLS_NAMES and v.kind == "schema" else _without_value(v) for v in found]
+        return "; ".join(f"{v.path or '(the payload itself)'}: {v.message}" for v in found)
 
     def check_many(self, payloads: Sequence[object]) -> list[int]:
         """The indexes of the payloads that are not valid."""
@@ -77,6 +107,12 @@ class SchemaGuard:
         valid = [i for i in range(len(written)) if i not in aside]
         values = self.read_many([written[i] for i in valid], self._rules.fields)
         return written, sorted([*invalid, *(valid[i] for i in self._rules.broken(_objects(values)))])
+
+    def written_anyway(self, payload: object) -> bytes:
+        """A payload as bytes, for an Avro schema, whether or not it keeps the rules. Raises ``ValidationFailedError``."""
+        avro = self.avro
+        assert avro is not None  # noqa: S101 - only asked of those
+        return avro.encode_many([payload], self._prefix)[0]
 
     def read_many(self, data: Sequence[bytes], fields: frozenset[str] | None = None) -> list[Any]:
         """The payloads of data that was written with this version. Raises ``msgspec.DecodeError`` if one is damaged.
@@ -118,6 +154,13 @@ class SchemaGuard:
                 f"schema {record.schema_name} {record.schema_version} is deprecated and takes no new events since "
                 f"{rfc3339(deprecation.refuse_after_ms)}; use a newer version{told}"
             )
+
+
+def _without_value(broken: Violation) -> Violation:
+    what = "the rule" if broken.kind == "rule" else "the schema's"
+    return msgspec.structs.replace(
+        broken, message=f"breaks {what} {broken.rule!r}; what is there may be personal, and is not shown"
+    )
 
 
 def _objects(payloads: Sequence[object]) -> Sequence[Mapping[str, Any]]:

@@ -10,10 +10,13 @@ import msgspec
 from event_streaming_bus.errors import SchemaError
 from event_streaming_bus.json_places import placed
 from event_streaming_bus.registry.avro import compatibility as avro_compatibility
+from event_streaming_bus.registry.avro.personal import personal_of_avro
 from event_streaming_bus.registry.avro.schema import AvroSchema
 from event_streaming_bus.registry.differences import Difference
 from event_streaming_bus.registry.json import compatibility as json_compatibility
+from event_streaming_bus.registry.json.personal import personal_of_json
 from event_streaming_bus.registry.json.schema import JsonSchemaValidator
+from event_streaming_bus.registry.personal import PersonalFields
 from event_streaming_bus.registry.violations import Violation
 from event_streaming_bus.store.schemas import SchemaText, guid_of
 
@@ -27,6 +30,8 @@ class ParsedSchema(Protocol):
 
     canonical: str
     """The definition written the one way in which all that mean the same are written, as far as the format allows."""
+    personal: PersonalFields | None
+    """The fields that it marks as personal; None if it marks none."""
 
     def __hash__(self) -> int:
         """Each is equal to itself alone."""
@@ -49,6 +54,7 @@ class JsonSchema:
         self.references = {name: read_json(text) for name, text in references.items()}
         self.validator = JsonSchemaValidator(self.document, self.references)
         self.canonical = msgspec.json.encode(self.document, order="deterministic").decode()
+        self.personal = personal_of_json(self.document, self.references)
 
     def violations(self, payload: object) -> list[Violation]:
         return self.validator.violations(payload)
@@ -64,6 +70,7 @@ class AvroDocument:
     def __init__(self, definition: str, references: Mapping[str, str]) -> None:
         self.schema = AvroSchema(definition, list(references.values()))
         self.canonical = self.schema.canonical
+        self.personal = personal_of_avro(definition, list(references.values()))
 
     def violations(self, payload: object) -> list[Violation]:
         return self.schema.violations(payload)

@@ -28,6 +28,7 @@ class SchemaRegistryService:
     def __init__(self, storage: Storage | None = None) -> None:
         storage = storage or open_storage()
         self._store: SchemaStore = storage.schemas
+        self.subject_keys = storage.subject_keys
         self.subjects = Subjects(self._store, lambda record: _streams_with(storage.log, record))
         self._guards = cache_of(self._store)
         payloads.add_source(self)

@@ -3,7 +3,7 @@
 import msgspec
 
 from event_streaming_bus.errors import AlreadyExistsError, StreamNotFoundError
-from event_streaming_bus.models import StreamConfig, StreamInfo
+from event_streaming_bus.models import StreamConfig, StreamInfo, check_not_internal
 from event_streaming_bus.registry.service import SchemaRegistryService
 from event_streaming_bus.store.log.base import EventLog
 
@@ -14,6 +14,7 @@ def make_stream(
     """Make a stream that the schema ``schema`` (``name``, its newest version, or ``name@version``) guards; see
     ``EventLog.create_stream``. One that is there already, with the same settings but another version of the schema, is moved to
     this version. Raises ``SchemaNotFoundError`` too."""
+    check_not_internal(config.name)
     if schema is None:
         return log.create_stream(config, stream_id)
     record = registry.find_reference(config.tenant_id, schema)
@@ -29,6 +30,7 @@ def make_stream(
 def set_schema(log: EventLog, registry: SchemaRegistryService, stream: StreamInfo, schema: str) -> StreamInfo:
     """Move a stream to another version of its schema, or give it one. Raises ``SchemaNotFoundError``, and
     ``AlreadyExistsError`` if it has another schema: its events could not be read with this one."""
+    check_not_internal(stream.name)
     record = registry.find_reference(stream.tenant_id, schema)
     before = registry.guard_of(stream)
     if before is not None and before.schema_name != record.schema_name:

@@ -11,6 +11,7 @@ from event_streaming_bus.registry import wire
 from event_streaming_bus.registry.guards import ValidationRules, encode_valid
 from event_streaming_bus.registry.migrations import Migration, migration_of
 from event_streaming_bus.registry.parsing import AvroDocument, JsonSchema, ParsedSchema
+from event_streaming_bus.registry.protection import reveal
 from event_streaming_bus.registry.replay.tally import Example, Explainer, MakeExample, Tally
 from event_streaming_bus.registry.rules import RuleSet
 from event_streaming_bus.registry.service import SchemaRegistryService
@@ -91,6 +92,8 @@ class CandidateCheck:
     def _check_values(
         self, values: Sequence[Any], indexes: Sequence[int], place: "_Places", tally: Tally, explainer: Explainer
     ) -> None:
+        if self._registry.subject_keys.is_used:  # personal values are judged, not what stands for them
+            values = [reveal(self._registry.subject_keys, self._record.tenant_id, value) for value in values]
         broken, payloads = self._schema_failures(values)
         for i in broken:
             explainer.count(values[i], place(indexes[i]))
