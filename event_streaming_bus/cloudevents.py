@@ -7,6 +7,8 @@ Every field of the envelope has its attribute:
 ``event_type``        ``type``
 ``source_capability`` ``source``, percent-encoded where a URI reference demands it; ``/`` stands for none
 ``timestamp_ms``      ``time``; read to the millisecond, the rest cut off
+``deliver_at_ms``     ``deliverytime``, an extension, as ``time``
+``expires_at_ms``     ``expirytime``, the expiry time extension, as ``time``
 ``aggregate_id``      ``subject``
 ``schema_id``         ``dataschema``, as ``urn:esb:schema:ID``
 serialization_format  ``datacontenttype``
@@ -59,7 +61,8 @@ _TEXT_FIELDS: Final = {
     "traceparent": "traceparent",
     "user_id": "userid",
 }
-_OWN: Final = frozenset(_TEXT_FIELDS.values()) | {
+_TIME_FIELDS: Final = {"deliver_at_ms": "deliverytime", "expires_at_ms": "expirytime"}
+_OWN: Final = frozenset(_TEXT_FIELDS.values()) | frozenset(_TIME_FIELDS.values()) | {
     "id", "source", "specversion", "type", "time", "datacontenttype", "dataschema", "data", "data_base64",
     "compression", "maxretries", "metadata", "priority", "stream",
 }  # fmt: skip
@@ -166,6 +169,9 @@ def _attributes(event: Event, *, typed: bool) -> dict[str, Any]:
     for field, attribute in _TEXT_FIELDS.items():
         if text := getattr(event, field):
             attributes[attribute] = text
+    for field, attribute in _TIME_FIELDS.items():
+        if (at_ms := getattr(event, field)) is not None:
+            attributes[attribute] = rfc3339(at_ms)
     if event.schema_id:
         attributes["dataschema"] = _SCHEMA_URN + quote(event.schema_id, safe="")
     if event.compression_type is not None:
@@ -206,6 +212,9 @@ def _event(attributes: dict[str, Any], data: bytes, received_ms: int | None) -> 
     for field, attribute in _TEXT_FIELDS.items():
         if text := _text(attributes, attribute):
             fields[field] = text
+    for field, attribute in _TIME_FIELDS.items():
+        if text := _text(attributes, attribute):
+            fields[field] = _time_ms(text, attribute)
     time_text = _text(attributes, "time")
     retries = attributes.pop("maxretries", 3)
     if isinstance(retries, bool) or not isinstance(retries, int) or retries not in _INT32:
@@ -295,13 +304,13 @@ def _from_base64(value: object) -> bytes:
         raise _refused("data_base64", f"the text is not base64 ({error})") from error
 
 
-def _time_ms(text: str) -> int:
+def _time_ms(text: str, attribute: str = "time") -> int:
     if not _RFC3339.fullmatch(text):
-        raise _refused("time", f"an RFC 3339 time such as 2025-01-26T10:30:00Z is accepted, not {text!r}")
+        raise _refused(attribute, f"an RFC 3339 time such as 2025-01-26T10:30:00Z is accepted, not {text!r}")
     try:
         return (datetime.fromisoformat(text.upper()) - _EPOCH) // timedelta(milliseconds=1)
     except (ValueError, OverflowError) as error:
-        raise _refused("time", f"{text!r} is not a time ({error})") from error
+        raise _refused(attribute, f"{text!r} is not a time ({error})") from error
 
 
 def _now_ms(received_ms: int | None) -> int:

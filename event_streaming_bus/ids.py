@@ -94,6 +94,11 @@ def new_ids(prefix: str, count: int) -> list[str]:
     return ids
 
 
+def is_event_id(text: str) -> bool:
+    """Whether an id may be one that ``new_ids`` or ``derived_id`` has made for an event."""
+    return len(text) == len(EVENT) + 26 and text.startswith(EVENT)
+
+
 def new_id(prefix: str) -> str:
     """One new id; see ``new_ids``."""
     return new_ids(prefix, 1)[0]

@@ -115,6 +115,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 
     ``data`` is the payload as written by ``serialization_format``; ``payload`` decodes it. ``timestamp_ms`` is the event
     time, which windows go by. ``key`` decides the partition: events with equal keys keep their order within a lane.
+    Before ``deliver_at_ms`` the event is not in its stream; from ``expires_at_ms`` on consumers skip it.
     """
 
     event_id: str
@@ -136,6 +137,8 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     user_id: str | None = None
     schema_id: str | None = None
     traceparent: str | None = None
+    deliver_at_ms: int | None = None
+    expires_at_ms: int | None = None
 
     @property
     def payload(self) -> JsonValue:
@@ -185,6 +188,9 @@ class EventConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     All but ``event_type`` may be left out. ``event_id`` makes publishing idempotent: publishing the same id again returns
     the first receipt and appends nothing. ``key`` falls back to ``aggregate_id``; ``timestamp`` (RFC 3339 text, epoch
     milliseconds or a datetime) to the time of publishing; ``compression_type`` to the stream's codec.
+
+    ``deliver_at`` and ``expires_at`` (as ``timestamp``): when the event comes into its stream, at most 10 years ahead, and from
+    when on consumers skip it. What is to be delivered at a time that has come is delivered at once.
     """
 
     event_type: str
@@ -202,6 +208,8 @@ class EventConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     key: str | None = None
     timestamp: Any = None  # str | int | datetime | None; msgspec decodes no union of text and datetime
     traceparent: str | None = None
+    deliver_at: Any = None
+    expires_at: Any = None
 
 
 class StreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -266,12 +274,30 @@ class Position(NamedTuple):
     offset: int
 
 
+SCHEDULED_OFFSET: Final = -1
+"""The offset of an event that is not in its stream yet, since it is to be delivered later."""
+
+
 class Receipt(msgspec.Struct, frozen=True, gc=False):
-    """Proof that an event is on disk, and where. ``duplicate``: it had been there before, nothing was appended."""
+    """Proof that an event is on disk, and where. ``duplicate``: it had been there before, nothing was appended.
+
+    An event that is to be delivered later has ``deliver_at_ms``, and in its position the offset ``SCHEDULED_OFFSET``.
+    """
 
     event_id: str
     position: Position
     duplicate: bool = False
+    deliver_at_ms: int | None = None
+
+
+def check_not_internal(stream_name: str) -> None:
+    """Raise ``InvalidInputError`` for the name of a stream that only the bus itself makes, writes to and drops."""
+    if stream_name.startswith("_"):
+        raise InvalidInputError(
+            f"stream {stream_name!r}: names that begin with '_' are the bus's own; it alone makes them, writes to them and drops "
+            "them",
+            path="name",
+        )
 
 
 def rfc3339(time_ms: int) -> str:
@@ -285,24 +311,24 @@ def rfc3339(time_ms: int) -> str:
     return text.removesuffix("+00:00") + "Z"
 
 
-def time_ms(value: str | int | datetime) -> int:
+def time_ms(value: str | int | datetime, field: str = "timestamp") -> int:
     """Epoch milliseconds of an RFC 3339 text (UTC if it names no offset), a datetime (likewise) or epoch milliseconds.
 
-    Raises ``InvalidInputError`` for anything else, and for times before the year 1 or after 9999.
+    Raises ``InvalidInputError``, which begins with ``field``, for anything else and for times before the year 1 or after 9999.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         if not _MIN_TIME_MS <= value <= _MAX_TIME_MS:
-            raise InvalidInputError(f"timestamp: {value} lies outside of the years 1 to 9999; expected epoch milliseconds")
+            raise InvalidInputError(f"{field}: {value} lies outside of the years 1 to 9999; expected epoch milliseconds")
         return value
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
         except ValueError:
             raise InvalidInputError(
-                f"timestamp: {value!r} is no time; expected RFC 3339 as in 2013-01-01T10:00:00Z, or epoch milliseconds"
+                f"{field}: {value!r} is no time; expected RFC 3339 as in 2013-01-01T10:00:00Z, or epoch milliseconds"
             ) from None
     if not isinstance(value, datetime):
-        raise InvalidInputError(f"timestamp: expected RFC 3339 text, epoch milliseconds or a datetime, got {value!r}")
+        raise InvalidInputError(f"{field}: expected RFC 3339 text, epoch milliseconds or a datetime, got {value!r}")
     if value.tzinfo is None:
         value = value.replace(tzinfo=UTC)
     return (value - _EPOCH) // _MILLISECOND

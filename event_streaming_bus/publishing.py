@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from event_streaming_bus import ids
+from event_streaming_bus import ids, release_notes
 from event_streaming_bus.errors import InvalidInputError, PayloadTooLargeError, ValidationFailedError
 from event_streaming_bus.models import (
     DEFAULT_MAX_PAYLOAD_BYTES,
@@ -20,23 +20,27 @@ from event_streaming_bus.models import (
     Receipt,
     SerializationFormat,
     StreamInfo,
+    check_not_internal,
+    rfc3339,
     time_ms,
 )
+from event_streaming_bus.publication import Publication, Publications
 from event_streaming_bus.registry.encoding import Encoded, at, encode
 from event_streaming_bus.registry.guards import SchemaGuard
+from event_streaming_bus.registry.protection import protect_published
 from event_streaming_bus.registry.service import SchemaRegistryService
-from event_streaming_bus.routing import journal as routing_journal
 from event_streaming_bus.routing.cache import cache_of
-from event_streaming_bus.routing.journal import runs_of
-from event_streaming_bus.routing.router import Routed, Router
+from event_streaming_bus.routing.router import Router
 from event_streaming_bus.store.dead_letters import dead_letter
-from event_streaming_bus.store.history_records import Published, Refused, to_event
-from event_streaming_bus.store.log.base import Append, AppendResult, Journal
+from event_streaming_bus.store.history_records import Published
+from event_streaming_bus.store.log.base import Append, AppendResult
 from event_streaming_bus.store.storage import Storage, open_storage
 
 DEFAULT_STREAM: Final = "events"
 """Where an event goes that names no stream; made when it is first needed."""
 
+MAX_DELAY_MS: Final = 10 * 366 * 86_400_000
+"""How far ahead an event may be delivered: 10 years."""
 _SHOWN_VIOLATIONS: Final = 20
 
 
@@ -46,7 +50,8 @@ class EventPublishingService:
     ``publish_event`` and ``publish_batch`` return when the events are on disk. Events that break their stream's schema are
     refused with ``ValidationFailedError``, all of the batch with them, unless the stream says DEAD_LETTER: then they go to
     the stream ``_dead_letters`` with the reason, and the others to their stream. Routing rules then send events on, change them
-    or put them aside: in the same transaction, so that an event is wherever it belongs, or nowhere.
+    or put them aside: in the same transaction, so that an event is wherever it belongs, or nowhere. All this happens at
+    publishing for events with ``deliver_at`` as well; they come into their streams later.
 
     ``max_payload_bytes`` bounds one payload as it is written; larger ones are refused with ``PayloadTooLargeError``.
     """
@@ -116,31 +121,70 @@ class EventPublishingService:
         ``partition`` is where events without a key go; None: to one that is picked for this call. What can be known beforehand
         (schema, sizes, stream) is checked, and raised, by this call.
         """
+        publication = self.prepare(
+            event_config,
+            payloads,
+            self._stream(tenant_id, stream_id),
+            tenant_id=tenant_id,
+            user_id=user_id,
+            keys=keys,
+            timestamps_ms=timestamps_ms,
+            partition=partition,
+        )
+        together = Publications(self._storage, [publication])
+        done: Future[list[Receipt]] = Future()
+        future = self._storage.log.submit(together.appends, journal=together.journal)
+
+        def settle(appended: "Future[list[AppendResult]]") -> None:
+            error = appended.exception()
+            if not done.set_running_or_notify_cancel():
+                return  # nobody waits any more; it is done all the same
+            if error is not None:
+                done.set_exception(error)
+            else:
+                done.set_result(together.receipts(appended.result()))
+
+        future.add_done_callback(settle)
+        return done
+
+    def prepare(
+        self,
+        event_config: EventConfig | Sequence[EventConfig],
+        payloads: Sequence[JsonValue],
+        stream: StreamInfo,
+        *,
+        tenant_id: str = DEFAULT_TENANT,
+        user_id: str | None = None,
+        keys: Sequence[str | None] | None = None,
+        timestamps_ms: Sequence[int] | None = None,
+        partition: int | None = None,
+        refuse_invalid: bool = False,
+    ) -> Publication:
+        """What ``submit`` appends: the events checked, encoded and routed. Nothing is written.
+
+        ``refuse_invalid``: events that break the stream's schema are refused, also where the stream says DEAD_LETTER.
+        """
         accepted_us = time.time_ns() // 1000
-        stream = self._stream(tenant_id, stream_id)
         guard = self._schemas.guard_of(stream)
         started_us = time.time_ns() // 1000
         if guard is not None:
             guard.check_producer(accepted_us // 1000)
         encoded = encode(self._schemas, guard, payloads)
         validated_us = time.time_ns() // 1000
-        events, own_ids = _build_events(
+        events, own_ids, is_delayed = _build_events(
             event_config, encoded, tenant_id, user_id, keys, timestamps_ms, stream, accepted_us // 1000
         )
-        for i, event in enumerate(events):
-            if len(event.data) > self._max_payload_bytes:
-                raise PayloadTooLargeError(
-                    f"payload{at(i, events)}: {len(event.data):,} bytes as {event.serialization_format}; at most "
-                    f"{self._max_payload_bytes:,} are accepted. Publish a reference to the data instead.",
-                    index=i,
-                )
+        self._check_sizes(events)
         published = Published(tenant_id=tenant_id, runs=[], accepted_us=accepted_us, appended_us=0)
         kept = events
         letters: list[Event] = []
         refused = encoded.invalid
         if guard is not None:
-            if refused and stream.config.on_invalid is not InvalidEventPolicy.DEAD_LETTER:
+            if refused and (refuse_invalid or stream.config.on_invalid is not InvalidEventPolicy.DEAD_LETTER):
                 raise _refusal(stream, guard, encoded)
+            if guard.personal is not None:
+                kept = events = list(protect_published(guard, events, refused))
+                self._check_sizes(events)
             published = msgspec.structs.replace(
                 published,
                 schema_id=guard.schema_id,
@@ -154,57 +198,35 @@ class EventPublishingService:
         routed = self._router.route(rules, stream, kept, own_ids=own_ids) if rules.published(stream.name) else None
         if routed is not None:
             kept = routed.kept
-        appends = [Append(stream.stream_id, kept, own_ids, partition)]
+        history_id = self._storage.history().stream_id if is_delayed else ""
+        schedule = release_notes.for_kept(history_id, kept, published, routed) if is_delayed else None
+        appends = [Append(stream.stream_id, kept, own_ids, partition, schedule)]
         if letters:
             appends.append(Append(self._storage.dead_letters(tenant_id).stream_id, letters, new_ids=own_ids))
         if routed is not None:
             for part in routed.parts:
                 arrived = [arrival.event for arrival in part.arrivals]
                 to = part.stream_id or self._storage.dead_letters(tenant_id).stream_id
-                appends.append(Append(to, arrived, own_ids, partition))
-        done: Future[list[Receipt]] = Future()
-        future = self._storage.log.submit(appends, journal=self._journal(stream, published, bool(letters), routed))
+                waits = is_delayed and part.stream_id is not None
+                schedule = release_notes.for_part(history_id, part, published, routed) if waits else None
+                appends.append(Append(to, arrived, own_ids, partition, schedule))
+        return Publication(stream=stream, events=events, appends=appends, published=published, refused=refused, routed=routed)
 
-        def settle(appended: "Future[list[AppendResult]]") -> None:
-            error = appended.exception()
-            if error is not None:
-                done.set_exception(error)
-            else:
-                done.set_result(_receipts(appended.result(), refused, routed))
-
-        future.add_done_callback(settle)
-        return done
+    def _check_sizes(self, events: Sequence[Event]) -> None:
+        for i, event in enumerate(events):
+            if len(event.data) > self._max_payload_bytes:
+                raise PayloadTooLargeError(
+                    f"payload{at(i, events)}: {len(event.data):,} bytes as {event.serialization_format}; at most "
+                    f"{self._max_payload_bytes:,} are accepted. Publish a reference to the data instead.",
+                    index=i,
+                )
 
     def _stream(self, tenant_id: str, reference: str) -> StreamInfo:
         if reference == DEFAULT_STREAM:
             return self._storage.internal_stream(tenant_id, DEFAULT_STREAM)
-        return self._storage.log.find_stream(tenant_id, reference)
-
-    def _journal(self, stream: StreamInfo, published: Published, diverted: bool, routed: Routed | None) -> Journal:
-        history = self._storage.history()
-
-        def journal(results: Sequence[AppendResult]) -> Append | None:
-            now_us = time.time_ns() // 1000
-            entries = []
-            if runs := runs_of(results[0]):
-                entries.append(to_event(msgspec.structs.replace(published, runs=runs, appended_us=now_us)))
-            if diverted and (runs := runs_of(results[1])):
-                refused = Refused(
-                    tenant_id=published.tenant_id,
-                    runs=runs,
-                    schema_id=published.schema_id or "",
-                    schema_version=published.schema_version or "",
-                    stream_id=stream.stream_id,
-                    observed_us=now_us,
-                    count=sum(run.count for run in runs),
-                )
-                entries.append(to_event(refused))
-            if routed is not None:
-                parts = results[1 + diverted :]
-                entries += map(to_event, routing_journal.records(routed, results[0], parts, published, now_us))
-            return Append(history.stream_id, entries, new_ids=True) if entries else None
-
-        return journal
+        stream = self._storage.log.find_stream(tenant_id, reference)
+        check_not_internal(stream.name)
+        return stream
 
 
 def _refusal(stream: StreamInfo, guard: SchemaGuard, encoded: Encoded) -> ValidationFailedError:
@@ -221,6 +243,7 @@ def _refusal(stream: StreamInfo, guard: SchemaGuard, encoded: Encoded) -> Valida
         f"(schema {guard.schema_name} {guard.schema_version} of stream {stream.name}"
         + (f"; {len(invalid)} of {len(values)} events are invalid" if len(values) > 1 else "")
         + "; nothing was published)",
+        stream=stream.name,
         violations=violations,
         invalid_indexes=invalid,
     )
@@ -235,8 +258,8 @@ def _build_events(
     timestamps_ms: Sequence[int] | None,
     stream: StreamInfo,
     now_ms: int,
-) -> tuple[list[Event], bool]:
-    """``(events, whether every id was made here)``."""
+) -> tuple[list[Event], bool, bool]:
+    """``(events, whether every id was made here, whether one of them is to be delivered later)``."""
     payloads = encoded.data
     count = len(payloads)
     schema_id = stream.config.schema_id
@@ -249,7 +272,14 @@ def _build_events(
             raise InvalidInputError(f"{name}: expected one for each of the {count} payloads, got {len(values)}")
     own_ids = ids.new_ids(ids.EVENT, count)
     events = []
+    is_delayed = False
+    deliver_at_ms = expires_at_ms = None
+    timed: EventConfig | None = None
     for i, config in enumerate(configs):
+        if config is not timed:  # one for all is looked at once
+            timed = config
+            deliver_at_ms, expires_at_ms = _delivery(config, i if event_config is not config else None, now_ms)
+            is_delayed = is_delayed or (deliver_at_ms is not None and deliver_at_ms > now_ms)
         if config.serialization_format is SerializationFormat.AVRO and encoded.format is SerializationFormat.JSON:
             raise InvalidInputError(
                 f"serialization_format{at(i, payloads)}: the stream {stream.name} has no Avro schema, so its events are JSON"
@@ -280,9 +310,34 @@ def _build_events(
                 user_id,
                 encoded.schema_ids.get(i, schema_id),
                 config.traceparent,
+                deliver_at_ms,
+                expires_at_ms,
             )
         )
-    return events, not any(config.event_id for config in (configs if configs is event_config else configs[:1]))
+    own = not any(config.event_id for config in (configs if configs is event_config else configs[:1]))
+    return events, own, is_delayed
+
+
+def _delivery(config: EventConfig, index: int | None, now_ms: int) -> tuple[int | None, int | None]:
+    """``(deliver_at_ms, expires_at_ms)``. ``index`` is named by the error, if the configuration is not one for all events."""
+    if config.deliver_at is None and config.expires_at is None:
+        return None, None
+    where = "" if index is None else f"[{index}]"
+    try:
+        deliver_at_ms = None if config.deliver_at is None else time_ms(config.deliver_at, f"deliver_at{where}")
+        expires_at_ms = None if config.expires_at is None else time_ms(config.expires_at, f"expires_at{where}")
+        if deliver_at_ms is not None and deliver_at_ms > now_ms + MAX_DELAY_MS:
+            raise InvalidInputError(
+                f"deliver_at{where}: {rfc3339(deliver_at_ms)} is too far ahead; expected a time within 10 years"
+            )
+        if expires_at_ms is not None and expires_at_ms <= max(now_ms, deliver_at_ms or now_ms):
+            than = "deliver_at" if deliver_at_ms is not None and deliver_at_ms >= expires_at_ms else "now"
+            raise InvalidInputError(
+                f"expires_at{where}: {rfc3339(expires_at_ms)} is not later than {than}; nobody would get the event"
+            )
+    except InvalidInputError as error:
+        raise InvalidInputError(error.message, **({} if index is None else {"index": index})) from None
+    return deliver_at_ms, expires_at_ms
 
 
 def _divert(stream: StreamInfo, guard: SchemaGuard, events: Sequence[Event], encoded: Encoded) -> tuple[list[Event], list[Event]]:
@@ -302,25 +357,3 @@ def _divert(stream: StreamInfo, guard: SchemaGuard, events: Sequence[Event], enc
     ]
     aside = set(encoded.invalid)
     return [event for i, event in enumerate(events) if i not in aside], dead
-
-
-def _receipts(results: Sequence[AppendResult], refused: Sequence[int], routed: Routed | None) -> list[Receipt]:
-    receipts = results[0].receipts() if routed is None else _routed_receipts(results, bool(refused), routed)
-    if refused:
-        for index, receipt in zip(refused, results[1].receipts(), strict=True):
-            receipts.insert(index, receipt)
-    return receipts
-
-
-def _routed_receipts(results: Sequence[AppendResult], diverted: bool, routed: Routed) -> list[Receipt]:
-    """The receipts of the events that were routed, wherever they went."""
-    by_part = {-1: results[0].receipts()}
-    receipts: list[Receipt] = []
-    for i, (part, place) in enumerate(routed.places):
-        if i in routed.again:
-            receipts.append(msgspec.structs.replace(receipts[routed.again[i]], duplicate=True))
-            continue
-        if part not in by_part:
-            by_part[part] = results[1 + diverted + part].receipts()
-        receipts.append(by_part[part][place])
-    return receipts

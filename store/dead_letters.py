@@ -21,7 +21,10 @@ def dead_letter(
     attempts: int = 1,
     **more: Any,
 ) -> Event:
-    """``event`` as a dead letter: payload and envelope as they were, and in ``metadata['dead_letter']`` what happened."""
+    """``event`` as a dead letter: payload and envelope as they were, and in ``metadata['dead_letter']`` what happened.
+
+    A letter neither waits nor expires: ``deliver_at_ms`` and ``expires_at_ms`` of the event are kept with what happened.
+    """
     why = {
         "event_id": event.event_id,
         "stream_id": stream.stream_id,
@@ -33,6 +36,8 @@ def dead_letter(
         "attempts": attempts,
         "failed_at_ms": failed_at_ms,
         **({"causation_id": event.causation_id} if event_id != event.event_id and event.causation_id is not None else {}),
+        **({"deliver_at_ms": event.deliver_at_ms} if event.deliver_at_ms is not None else {}),
+        **({"expires_at_ms": event.expires_at_ms} if event.expires_at_ms is not None else {}),
         **more,
     }
     return msgspec.structs.replace(
@@ -40,6 +45,8 @@ def dead_letter(
         event_id=event_id,
         causation_id=event.event_id if event_id != event.event_id else event.causation_id,
         metadata={**(event.metadata or {}), "dead_letter": why},
+        deliver_at_ms=None,
+        expires_at_ms=None,
     )
 
 
@@ -50,7 +57,7 @@ def told_of(metadata: object) -> dict[str, Any]:
 
 
 def original(letter: Event) -> Event:
-    """The event that a dead letter was made of, as ``dead_letter`` was given it."""
+    """The event that a dead letter was made of, as ``dead_letter`` was given it, but for ``deliver_at_ms``: that has passed."""
     why = told_of(letter.metadata)
     event_id = why.get("event_id", letter.event_id)
     metadata = {name: value for name, value in (letter.metadata or {}).items() if name != "dead_letter"}
@@ -59,4 +66,5 @@ def original(letter: Event) -> Event:
         event_id=event_id,
         causation_id=why.get("causation_id") if event_id != letter.event_id else letter.causation_id,
         metadata=metadata or None,
+        expires_at_ms=why.get("expires_at_ms"),
     )

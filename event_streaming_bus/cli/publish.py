@@ -15,7 +15,7 @@ from event_streaming_bus.cli.rows import FORMATS, RowFile, format_of
 from event_streaming_bus.cli.tables import printable
 from event_streaming_bus.errors import BusError, InvalidInputError
 from event_streaming_bus.expressions import get_path
-from event_streaming_bus.models import EventConfig, EventPriority, Receipt, time_ms
+from event_streaming_bus.models import EventConfig, EventPriority, Receipt, rfc3339, time_ms
 from event_streaming_bus.publishing import EventPublishingService
 
 _IN_FLIGHT: Final = 4
@@ -49,6 +49,8 @@ class _Batch:
 @click.option("--time", "time_field", metavar="FIELD", help="The field with the event time: ISO 8601 or epoch milliseconds.")
 @click.option("--source", default="", help="The source capability of the events.")
 @click.option("--priority", type=click.Choice([p.value for p in EventPriority], case_sensitive=False), default="NORMAL")
+@click.option("--deliver-at", metavar="TIME", help="Deliver the events at this time: ISO 8601 or epoch milliseconds.")
+@click.option("--expires-at", metavar="TIME", help="From this time on consumers skip the events.")
 @click.option("--batch-size", type=click.IntRange(1, 10_000), default=1000, show_default=True)
 @click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True, help="At a row that is bad.")
 @click.pass_obj
@@ -62,6 +64,8 @@ def publish(
     time_field: str | None,
     source: str,
     priority: str,
+    deliver_at: str | None,
+    expires_at: str | None,
     batch_size: int,
     on_error: str,
 ) -> int:
@@ -69,7 +73,13 @@ def publish(
     rows = RowFile(file, format_of(file, form))
     storage = settings.open()
     info = storage.log.find_stream(settings.tenant, stream)
-    config = EventConfig(event_type=event_type or info.name, source_capability=source, priority=EventPriority(priority.upper()))
+    config = EventConfig(
+        event_type=event_type or info.name,
+        source_capability=source,
+        priority=EventPriority(priority.upper()),
+        deliver_at=_given_time(deliver_at),
+        expires_at=_given_time(expires_at),
+    )
     started_s = time.monotonic()
     with progress_bar(f"publishing to {info.name}") as bar:
         place = f"{'standard input' if file == '-' else file}, {rows.unit}"
@@ -93,7 +103,8 @@ def publish(
     if publisher.skipped > _TOLD_SKIPS:
         click.echo(f"esb: skipped {publisher.skipped - _TOLD_SKIPS:,} more rows", err=True)
     skipped = f", {publisher.skipped:,} rows skipped" if publisher.skipped else ""
-    click.echo(f"{publisher.published:,} events published to {info.name} in {time.monotonic() - started_s:.1f} s{skipped}")
+    done = f"{publisher.published:,} events published to {info.name} in {time.monotonic() - started_s:.1f} s{skipped}"
+    click.echo(f"{done}, to be delivered at {rfc3339(publisher.deliver_at_ms)}" if publisher.deliver_at_ms is not None else done)
     return EXIT_SKIPPED if publisher.skipped else 0
 
 
@@ -121,6 +132,7 @@ class _Publisher:
         self._under_way: deque[Future[list[Receipt]]] = deque()
         self.published = 0
         self.skipped = 0
+        self.deliver_at_ms: int | None = None  # of the events that wait for their time
 
     def reject(self, number: int, reason: str) -> None:
         """A row that cannot be an event: skipped and told (the first 20 of them), or the end."""
@@ -163,7 +175,7 @@ class _Publisher:
         """Wait until no more than ``left`` batches are under way."""
         while len(self._under_way) > left:
             future = self._under_way[0]
-            self.published += len(future.result())
+            self._count(future.result())
             self._under_way.popleft()
 
     def settle_quietly(self) -> None:
@@ -171,7 +183,12 @@ class _Publisher:
         while self._under_way:
             future = self._under_way.popleft()
             if future.exception() is None:
-                self.published += len(future.result())
+                self._count(future.result())
+
+    def _count(self, receipts: list[Receipt]) -> None:
+        self.published += len(receipts)
+        if receipts and receipts[-1].deliver_at_ms is not None:
+            self.deliver_at_ms = receipts[-1].deliver_at_ms
 
 
 def _bad_rows(error: BusError) -> list[int]:
@@ -222,6 +239,11 @@ def _key(row: dict[str, Any], path: list[str], field: str | None) -> str:
     if value is None:
         raise InvalidInputError(f"no key: the field {field} is missing or null")
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def _given_time(text: str | None) -> str | int | None:
+    """What an option says of a time, as ``EventConfig`` takes it."""
+    return int(text) if text is not None and text.isdecimal() else text
 
 
 def _time_ms(row: dict[str, Any], path: list[str], field: str | None) -> int:

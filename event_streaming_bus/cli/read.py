@@ -12,6 +12,7 @@ from event_streaming_bus.cli.main import Settings
 from event_streaming_bus.cli.tables import printable
 from event_streaming_bus.errors import OffsetOutOfRangeError
 from event_streaming_bus.models import Event, Position, Split, StreamInfo, rfc3339
+from event_streaming_bus.registry.protection import reveal_events
 from event_streaming_bus.store.log.base import EventLog
 from event_streaming_bus.store.log.record_batch import RecordBatch
 from event_streaming_bus.store.storage import Storage
@@ -40,7 +41,7 @@ def read(
     left = limit if limit is not None else -1
     while left != 0:
         try:
-            for event, position in _merged(storage.log, positions):
+            for event, position in _merged(storage, positions):
                 sys.stdout.write((to_json(event, info, position) if as_json else _line(event, position)) + "\n")
                 left -= 1
                 if left == 0:
@@ -75,18 +76,18 @@ def _skip_dropped(log: EventLog, info: StreamInfo, positions: dict[Split, int]) 
     click.echo(f"esb: {dropped:,} events were dropped by retention before they were read", err=True)
 
 
-def _merged(log: EventLog, positions: dict[Split, int]) -> Iterator[tuple[Event, Position]]:
+def _merged(storage: Storage, positions: dict[Split, int]) -> Iterator[tuple[Event, Position]]:
     """The events of all splits from ``positions`` on, by the time they were appended; ``positions`` moves along."""
 
     def batches(split: Split) -> Iterator[tuple[int, str, int, RecordBatch]]:
         offset = positions[split]
-        while found := log.read(split, offset):
+        while found := storage.log.read(split, offset):
             for batch in found:
                 yield batch.appended_at_ms, str(split), batch.offset, batch
             offset = found[-1].end_offset
 
     for _, _, _, batch in heapq.merge(*(batches(split) for split in positions)):
-        for i, event in enumerate(batch.events()):
+        for i, event in enumerate(reveal_events(storage.subject_keys, batch.events())):
             positions[batch.split] = batch.offset + i + 1
             yield event, batch.position(i)
 
@@ -94,14 +95,17 @@ def _merged(log: EventLog, positions: dict[Split, int]) -> Iterator[tuple[Event,
 def to_json(event: Event, info: StreamInfo, position: Position) -> str:
     """The whole envelope as JSON, the payload as it was published."""
     envelope: dict[str, Any] = {"event_id": event.event_id, "event_type": event.event_type}
-    envelope["timestamp"] = rfc3339(event.timestamp_ms)
+    envelope["timestamp"] = rfc3339(event.timestamp_ms)  # here for the order of the members
     envelope["stream"] = info.name
     envelope["partition"] = position.split.partition
     envelope["lane"] = position.split.lane.value
     envelope["offset"] = position.offset
     for name in Event.__struct_fields__:
-        if name not in ("event_id", "event_type", "timestamp_ms", "data"):
-            envelope[name] = getattr(event, name)
+        value = getattr(event, name)
+        if name.endswith("_ms"):
+            envelope[name.removesuffix("_ms")] = None if value is None else rfc3339(value)
+        elif name != "data":
+            envelope[name] = value
     return msgspec.json.encode(envelope | event.payload_data()).decode()
 
 

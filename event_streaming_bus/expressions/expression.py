@@ -18,8 +18,7 @@ MAX_CHARS: Final = 4096
 
 ENVELOPE_NAMES: Final = {
     "payload": "payload",
-    "timestamp": "timestamp_ms",
-    **{name: name for name in Event.__struct_fields__ if name not in ("data", "timestamp_ms")},
+    **{name.removesuffix("_ms"): name for name in Event.__struct_fields__ if name != "data"},
 }
 """The names of an envelope's expression, and the event's attributes they stand for."""
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from event_streaming_bus.models import ProcessingStage, Split
+from event_streaming_bus.models import SCHEDULED_OFFSET, ProcessingStage, Split
 from event_streaming_bus.routing.compiled import Step
 from event_streaming_bus.routing.router import Part, Routed, Trail
 from event_streaming_bus.store.history_records import (
@@ -80,9 +80,9 @@ def _steps(
     outcomes: dict[tuple[Split, Step], bytearray] = {}
     errors: dict[tuple[Split, Step], list[EventError]] = {}
     for receipt, trail, why in zip(result.receipts(), trails, failed, strict=True):
-        if receipt.duplicate or not trail:
-            continue
         split, offset = receipt.position
+        if receipt.duplicate or not trail or offset == SCHEDULED_OFFSET:
+            continue
         first, count = firsts[split]
         for step in trail:
             if (split, step) not in outcomes:

@@ -12,8 +12,9 @@ import msgspec
 from event_streaming_bus import ids
 from event_streaming_bus.errors import BusError
 from event_streaming_bus.models import Event, StreamInfo
-from event_streaming_bus.registry.deliveries import delivered, for_schema
+from event_streaming_bus.registry.deliveries import delivered, for_schema, told_of_refused
 from event_streaming_bus.registry.guards import SchemaGuard
+from event_streaming_bus.registry.protection import protect_letters
 from event_streaming_bus.registry.service import SchemaRegistryService
 from event_streaming_bus.routing.compiled import CompiledRule, RuleSet, Step, as_metadata
 from event_streaming_bus.routing.graph import MAX_HOPS
@@ -201,11 +202,12 @@ class _Journey:
     def _refuse(self, arrival: Arrival, stream: StreamInfo, guard: SchemaGuard | None) -> None:
         """Put aside what the schema of ``stream`` refuses."""
         try:
-            told = guard.told(arrival.event.payload) if guard is not None else ""
+            told = told_of_refused(guard, arrival.event) if guard is not None else ""
             error_type = "ValidationFailedError"
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             error_type, told = type(error).__name__, f"the payload cannot be decoded: {error}"
-        self._aside(arrival._replace(why=(error_type, told)), stream, _VALIDATION, guard)
+        (event,) = protect_letters(guard, [arrival.event])
+        self._aside(arrival._replace(event=event, why=(error_type, told)), stream, _VALIDATION, guard)
 
     def _aside(self, arrival: Arrival, stream: StreamInfo, step: str, guard: SchemaGuard | None = None) -> None:
         assert arrival.why is not None  # noqa: S101 - every letter says why

@@ -10,12 +10,69 @@ Every method may be called from any thread and, but for ``submit`` and ``close``
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
-from event_streaming_bus.models import Event, Receipt, Split, StreamConfig, StreamInfo
+from event_streaming_bus.models import Event, Receipt, Split, StreamConfig, StreamInfo, rfc3339
 from event_streaming_bus.store.log.record_batch import RecordBatch
+
+
+class Schedule(msgspec.Struct, frozen=True):
+    """What makes those events of an ``Append`` wait whose ``deliver_at_ms`` is still to come.
+
+    ``notes``, one list for each event of the append or none at all: when an event that waited comes into its stream, they are
+    told on the stream ``notes_stream_id``, in that very transaction, each as a ``Released``.
+    """
+
+    notes_stream_id: str | None = None
+    notes: Sequence[Sequence[bytes]] = ()
+
+
+class Released(msgspec.Struct, frozen=True, tag="released"):
+    """A note, told of ``count`` neighbouring events that came into their stream: the payload (msgpack) of an event on the
+    stream of the notes. ``released_us`` is when, in microseconds."""
+
+    note: bytes
+    stream_id: str
+    lane: str
+    partition: int
+    offset: int
+    count: int
+    released_us: int
+
+
+class ScheduledEvent(msgspec.Struct, frozen=True):
+    """An event that is not in its stream yet: the split it is for, when it is due, and since when it is kept."""
+
+    event: Event
+    split: Split
+    due_ms: int
+    scheduled_at_ms: int
+
+    def as_data(self, stream: str) -> dict[str, Any]:
+        """What a list tells of it; ``stream`` is the name of its stream."""
+        event = self.event
+        return {
+            "event_id": event.event_id,
+            "event_type": event.event_type,
+            "stream_id": self.split.stream_id,
+            "stream": stream,
+            "partition": self.split.partition,
+            "lane": self.split.lane.value,
+            "key": event.key,
+            "timestamp": rfc3339(event.timestamp_ms),
+            "deliver_at": rfc3339(self.due_ms),
+            "expires_at": None if event.expires_at_ms is None else rfc3339(event.expires_at_ms),
+            "scheduled_at": rfc3339(self.scheduled_at_ms),
+        }
+
+
+class ScheduledPage(msgspec.Struct, frozen=True):
+    """Some scheduled events, and where to go on."""
+
+    events: list[ScheduledEvent]
+    next_cursor: str | None
 
 
 class Append(msgspec.Struct, frozen=True):
@@ -26,12 +83,15 @@ class Append(msgspec.Struct, frozen=True):
 
     ``new_ids``: the caller made every id for this append, with ``new_ids`` or ``derived_id``, and never handed one out
     before. The log then need not look whether an id is known, and finds it later by its place in the order of ids.
+
+    ``schedule``: events wait until their ``deliver_at_ms``; without, all are appended at once, whatever they say.
     """
 
     stream_id: str
     events: Sequence[Event]
     new_ids: bool = False
     partition: int | None = None
+    schedule: Schedule | None = None
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -50,7 +110,7 @@ class Mark(msgspec.Struct, frozen=True):
 class AppendResult:
     """Where the events of one ``Append`` went."""
 
-    __slots__ = ("_receipts", "duplicates", "event_ids", "stream_id", "written")
+    __slots__ = ("_receipts", "duplicates", "event_ids", "scheduled", "stream_id", "written")
 
     def __init__(
         self,
@@ -59,13 +119,16 @@ class AppendResult:
         written: Sequence[tuple[Split, int, int]],
         duplicates: int,
         receipts: Callable[[], list[Receipt]],
+        scheduled: int = 0,
     ) -> None:
         self.stream_id = stream_id
         self.event_ids = event_ids
         """The id of each event, in the order given."""
         self.written = written
-        """``(split, first offset, count)`` of each run of events that was appended; duplicates are in none."""
+        """``(split, first offset, count)`` of each run of events that was appended; what is a duplicate or waits is in none."""
         self.duplicates = duplicates
+        self.scheduled = scheduled
+        """How many events wait for their time."""
         self._receipts = receipts
 
     def receipts(self) -> list[Receipt]:
@@ -78,12 +141,40 @@ Journal: TypeAlias = Callable[[Sequence[AppendResult]], Append | None]
 be quick, must not call the log, and must not raise. Where a transaction has to be written again it is called again."""
 
 
+Connection = TypeVar("Connection", contravariant=True)
+
+
+class Condition(Protocol[Connection]):
+    """What must hold for an append, and what a store in the log's own database keeps beside it: in one transaction.
+
+    Where a transaction has to be written again, both are called again, so neither may remember what the other did.
+    """
+
+    def admits(self, db: Connection) -> bool:
+        """Whether to append: ``False`` if it has been done before, and nothing is to be written. Raises a ``BusError`` to refuse;
+        other callers' appends go on. It must not write. What was appended earlier in the same transaction is there to see."""
+        ...
+
+    def appended(self, db: Connection, results: Sequence[AppendResult]) -> None:
+        """The events have got their places: write what belongs with them. Raises a ``BusError`` to refuse after all: then the
+        whole transaction is written again, without this append."""
+        ...
+
+
 class EventLog(Protocol):
     """Ordered, durable streams of events.
 
     Order: events of equal key and priority are read in the order in which their appends returned. Within one ``Append``
     the order given is kept per split. Durability: an append that returned is on disk (``fsync``) and survives ``kill -9``
     and power loss; one that raised left nothing. Atomicity: all of one ``append`` call is there, or nothing.
+
+    Time: an event of an ``Append`` with a ``schedule`` is kept aside, as durable as any, and in no stream before its
+    ``deliver_at_ms``. Then the log appends it to its stream, once, as if it were appended at that moment: that decides its
+    offset and its order; events that come due together keep the order of their due times, and for equal ones that of their
+    appends. Any process that has the log open does it, at most 100 ms late as long as one of them appends or asks for
+    ``version``; and whoever opens the log appends at once what came due while nobody had it open (of more than 10,000
+    events, the rest right after). Event ids are taken from the moment of the append. Retention does not touch what waits;
+    dropping the stream drops it.
     """
 
     def create_stream(self, config: StreamConfig, stream_id: str | None = None) -> StreamInfo:
@@ -141,7 +232,19 @@ class EventLog(Protocol):
         ...
 
     def locate(self, tenant_id: str, event_id: str) -> Receipt | None:
-        """The receipt of the event with this id, if the log holds it."""
+        """The receipt of the event with this id, if a stream holds it."""
+        ...
+
+    def scheduled(
+        self, tenant_id: str, stream_id: str | None = None, *, limit: int = 100, cursor: str | None = None
+    ) -> ScheduledPage:
+        """At most ``limit`` of the tenant's events that wait for their time, for one stream or all: those that are due first come
+        first. ``cursor`` is the ``next_cursor`` of the page before; ``InvalidInputError`` for anything else."""
+        ...
+
+    def cancel_scheduled(self, tenant_id: str, event_id: str) -> bool:
+        """Forget the event with this id, if it still waits: it comes into no stream, and its id may be used again. ``False`` if
+        none waits under this id."""
         ...
 
     def begin_offsets(self, stream_id: str) -> dict[Split, int]:

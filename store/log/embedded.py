@@ -1,39 +1,36 @@
 """The embedded log: streams in one SQLite file, shared by the processes of one machine."""
 
-import re
 import sqlite3
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from difflib import get_close_matches
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from event_streaming_bus import ids
 from event_streaming_bus.errors import (
-    AlreadyExistsError,
     BusError,
     ClosedError,
     CorruptLogError,
-    FencedError,
     InvalidInputError,
-    OffsetOutOfRangeError,
     StorageError,
     StreamNotFoundError,
 )
-from event_streaming_bus.models import LANES, MAX_PARTITIONS, Receipt, Split, StreamConfig, StreamInfo
+from event_streaming_bus.models import LANES, Receipt, Split, StreamConfig, StreamInfo
 from event_streaming_bus.store.log.adoption import adopt_batches
-from event_streaming_bus.store.log.base import Append, AppendResult, Journal, Mark
+from event_streaming_bus.store.log.base import Append, AppendResult, Condition, Journal, Mark, ScheduledPage
 from event_streaming_bus.store.log.group_commit import GroupCommit
 from event_streaming_bus.store.log.record_batch import RecordBatch
 from event_streaming_bus.store.log.retention import AT_ONCE, drop_batches, expired_batches
-from event_streaming_bus.store.log.writer import SQL, Request, StreamPlace, Transaction, find_ids, verified
+from event_streaming_bus.store.log.scheduled import Alarm, cancel, drop_scheduled, earliest_ms, page_of
+from event_streaming_bus.store.log.split_reading import read_batches
+from event_streaming_bus.store.log.streams import check_config, create_tables, info_of, make_stream, no_such_stream
+from event_streaming_bus.store.log.writer import SQL, Request, StreamPlace, Transaction, find_ids
 from event_streaming_bus.store.sqlite import Database, storage_errors
 
-_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,200}")
 _POLL_S: Final = 0.005
 _RETENTION_EVERY_S: Final = 60.0
 
@@ -55,54 +52,29 @@ class EmbeddedLog:
         self._watch_lock = threading.Lock()
         self._retention_due = time.monotonic() + _RETENTION_EVERY_S
         self._closed = False
+        self._alarm = Alarm()
+        self._is_releasing = False  # the transaction that is being written, or was last
         with storage_errors(self.path, "opening"), self._db.write_lock():
-            self._db.connection().executescript(SQL["create_tables"])
-        self._watch = self._db.connect()
+            create_tables(self._db.connection())
+            self._watch = self._db.connect()
+            is_due = self._alarm.rings(self._watch)
+        if is_due and (request := self._release()) is not None:  # what fits in one transaction now, the rest behind it
+            request.future.exception()  # waits; what cannot be written now is tried again later
 
     # --- streams ------------------------------------------------------------------------------------------------------
 
     def create_stream(self, config: StreamConfig, stream_id: str | None = None) -> StreamInfo:
-        _check_config(config)
+        check_config(config)
         with self._db.transaction(f"creating stream {config.name}") as db:
-            taken = db.execute(SQL["select_stream_by_id"], (stream_id,)).fetchone()
-            if taken is not None and (_info(taken).tenant_id, _info(taken).name) != (config.tenant_id, config.name):
-                raise AlreadyExistsError(f"the stream id {stream_id} is taken by another stream")
             row = db.execute(SQL["select_stream_by_name"], {"tenant_id": config.tenant_id, "reference": config.name}).fetchone()
-            if row is not None:
-                there = self._place_of(row, db).info
-                if there.config == config:
-                    return there
-                differences = ", ".join(
-                    f"{field} is {getattr(there.config, field)!r}, not {getattr(config, field)!r}"
-                    for field in StreamConfig.__struct_fields__
-                    if getattr(there.config, field) != getattr(config, field)
-                )
-                raise AlreadyExistsError(f"stream {config.name} exists with other settings: {differences}")
-            info = StreamInfo(
-                stream_id=stream_id or ids.new_id(ids.STREAM),
-                config=config,
-                created_at_ms=time.time_ns() // 1_000_000,
-            )
-            stream_no = db.execute(
-                SQL["insert_stream"],
-                (
-                    info.stream_id,
-                    config.tenant_id,
-                    config.name,
-                    msgspec.json.encode(config).decode(),
-                    info.created_at_ms,
-                ),
-            ).lastrowid
-            db.executemany(
-                SQL["insert_split"],
-                [(stream_no, partition, lane) for partition in range(config.partitions) for lane in range(len(LANES))],
-            )
-        return info
+            there = None if row is None else self._place_of(row, db).info
+            return make_stream(db, config, stream_id, there)
 
     def drop_stream(self, stream_id: str) -> None:
         place = self._place(stream_id)
         with self._db.transaction(f"dropping stream {place.info.name}") as db:
             drop_batches(db, place, expired_batches(db, place.stream_no, drop_all=True))
+            drop_scheduled(db, place.split_nos.values())
             db.executemany(SQL["delete_group_offsets"], [(no,) for no in place.split_nos.values()])
             db.execute(SQL["delete_splits"], (place.stream_no,))
             db.execute(SQL["delete_stream"], (place.stream_no,))
@@ -113,7 +85,7 @@ class EmbeddedLog:
             row = db.execute(SQL["select_stream_by_id"], (stream_id,)).fetchone()
             if row is None:
                 raise self._dropped(stream_id)
-            config = msgspec.structs.replace(_info(row).config, schema_id=schema_id)
+            config = msgspec.structs.replace(info_of(row).config, schema_id=schema_id)
             db.execute(SQL["update_stream_config"], (msgspec.json.encode(config).decode(), stream_id))
         return self.find_stream(config.tenant_id, stream_id)
 
@@ -123,18 +95,12 @@ class EmbeddedLog:
             row = db.execute(SQL["select_stream_by_name"], {"tenant_id": tenant_id, "reference": reference}).fetchone()
             if row is not None:
                 return self._place_of(row, db).info
-        near = get_close_matches(reference, [info.name for info in self.list_streams(tenant_id, internal=True)], 1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise StreamNotFoundError(
-            f"There is no stream '{reference}'.{hint} `esb stream create {reference}` makes it; `esb stream list` shows what "
-            "there is.",
-            stream=reference,
-        )
+        raise no_such_stream(reference, [info.name for info in self.list_streams(tenant_id, internal=True)])
 
     def list_streams(self, tenant_id: str | None = None, *, internal: bool = False) -> list[StreamInfo]:
         with storage_errors(self.path, "listing streams"):
             rows = self._db.connection().execute(SQL["select_streams"], {"tenant_id": tenant_id}).fetchall()
-        infos = [_info(row) for row in rows]
+        infos = [info_of(row) for row in rows]
         return [info for info in infos if internal or not info.name.startswith("_")]
 
     def _place(self, stream_id: str) -> StreamPlace:
@@ -154,39 +120,56 @@ class EmbeddedLog:
         if place is None or place.stream_no != stream_no or place.config != row[2]:
             splits = db.execute(SQL["select_splits"], (stream_no,)).fetchall()
             split_nos = {(partition, LANES[lane]): split_no for split_no, partition, lane, *_ in splits}
-            place = self._places[str(stream_id)] = StreamPlace(_info(row), int(stream_no), split_nos, str(row[2]))
+            place = self._places[str(stream_id)] = StreamPlace(info_of(row), int(stream_no), split_nos, str(row[2]))
         return place
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
     def append(
-        self, appends: Sequence[Append], *, marks: Sequence[Mark] = (), journal: Journal | None = None
+        self,
+        appends: Sequence[Append],
+        *,
+        marks: Sequence[Mark] = (),
+        journal: Journal | None = None,
+        condition: Condition[sqlite3.Connection] | None = None,
     ) -> list[AppendResult]:
-        return self.submit(appends, marks=marks, journal=journal).result()
+        request = Request(appends, [self._place(a.stream_id) for a in appends], marks, journal, condition)
+        self._commits.lead(request)
+        return request.future.result()
 
     def submit(
-        self, appends: Sequence[Append], *, marks: Sequence[Mark] = (), journal: Journal | None = None
+        self,
+        appends: Sequence[Append],
+        *,
+        marks: Sequence[Mark] = (),
+        journal: Journal | None = None,
+        condition: Condition[sqlite3.Connection] | None = None,
     ) -> "Future[list[AppendResult]]":
-        request = Request(appends, [self._place(a.stream_id) for a in appends], marks, journal)
+        request = Request(appends, [self._place(a.stream_id) for a in appends], marks, journal, condition)
         self._commits.submit(request)
         return request.future
 
-    def _commit(self, requests: list[Request]) -> None:
-        """Write all requests in one transaction; where one of them spoils it, halve them until it is alone."""
+    def _commit(self, requests: list[Request], *, release: bool = True) -> None:
+        """Write all requests in one transaction, and what is due with them; where one of them spoils it, halve them until it is
+        alone."""
         try:
-            outcomes = self._write(requests)
+            outcomes = self._write(requests, release=release)
         except BaseException as error:
+            if self._is_releasing:  # no append may fail for what was scheduled
+                self._alarm.failed(is_to_blame=isinstance(error, StorageError) or not any(each.appends for each in requests))
+                self._commit(requests, release=False)
+                return
             hits_all = isinstance(error, StorageError) and not isinstance(error, CorruptLogError)
             if len(requests) > 1 and not hits_all:
                 half = len(requests) // 2
-                self._commit(requests[:half])
-                self._commit(requests[half:])
+                self._commit(requests[:half], release=release)
+                self._commit(requests[half:], release=release)
                 return
             for request in requests:
                 request.future.set_exception(error)
             return
         for request, outcome in zip(requests, outcomes, strict=True):
-            if isinstance(outcome, FencedError):
+            if isinstance(outcome, BusError):
                 request.future.set_exception(outcome)
             else:
                 request.future.set_result(outcome)
@@ -194,16 +177,27 @@ class EmbeddedLog:
             self._appended.notify_all()
         self._retain_now_and_then()
 
-    def _write(self, requests: list[Request]) -> list[list[AppendResult] | FencedError]:
+    def _write(self, requests: list[Request], *, release: bool) -> list[list[AppendResult] | BusError]:
+        self._is_releasing = False
         with self._db.transaction("appending") as db:
             transaction = Transaction(db)
-            outcomes: list[list[AppendResult] | FencedError] = []
+            if release and self._alarm.rings(db):
+                self._is_releasing = True
+                transaction.release(self._place)
+            outcomes: list[list[AppendResult] | BusError] = []
             for request in requests:
                 try:
-                    outcomes.append(transaction.add(request, self._place))
-                except FencedError as error:  # raised before anything of the request is added; other errors undo all
+                    is_admitted = transaction.admits(request)
+                except StorageError:
+                    raise
+                except BusError as error:
                     outcomes.append(error)
+                    continue
+                outcomes.append(transaction.add(request, self._place) if is_admitted else [])
             transaction.flush()
+            earliest = earliest_ms(db) if self._is_releasing else None
+        if self._is_releasing:
+            self._alarm.set(earliest)
         return outcomes
 
     def adopt(self, batches: Sequence[RecordBatch]) -> None:
@@ -226,52 +220,13 @@ class EmbeddedLog:
 
     def read(self, split: Split, offset: int, max_bytes: int = 1 << 20) -> list[RecordBatch]:
         split_no = self._split_no(split)
-        batches: list[RecordBatch] = []
-        size, next_offset = 0, max(offset, 0)
         with storage_errors(self.path, f"reading {split}"):
             db = self._db.connection()
             db.execute("BEGIN")  # one snapshot of the batches and of where the split begins and ends
             try:
-                for row in db.execute(SQL["select_batches"], {"split_no": split_no, "offset": offset}):
-                    base_offset, count, *_, body, _ = row
-                    if base_offset + count <= next_offset:
-                        continue  # the batch in front of the offset ends before it
-                    if base_offset > next_offset or (batches and size + len(body) > max_bytes):
-                        break
-                    try:
-                        batches.append(verified(split, row))
-                    except CorruptLogError:
-                        if batches:
-                            break  # what lies before the damage is given out first
-                        raise
-                    size += len(body)
-                    next_offset = base_offset + count
-                if not batches or offset < 0:
-                    self._check_offset(split, offset, *self._bounds(db, split, split_no))
+                return read_batches(db, split, split_no, offset, max_bytes, lambda: self._bounds(db, split, split_no))
             finally:
                 db.execute("COMMIT")
-        if batches and batches[0].offset < offset:
-            batches[0] = batches[0].slice(offset, batches[0].end_offset)
-        return batches
-
-    def _check_offset(self, split: Split, offset: int, begin: int, end: int) -> None:
-        """Raise unless ``offset``, at which there is no batch, is the end of the split."""
-        if not begin <= offset <= end:
-            raise OffsetOutOfRangeError(
-                f"{split} holds the offsets {begin} to {end - 1}; {offset} is "
-                + ("no longer kept: retention has dropped it." if 0 <= offset < begin else "outside of them."),
-                begin=begin,
-                end=end,
-            )
-        if offset < end:
-            raise CorruptLogError(
-                f"The record batch with the offset {offset} of stream {split.stream_id}, partition {split.partition}, lane "
-                f"{split.lane.value} is missing. Events outside of it can be read; restore it from a backup.",
-                stream_id=split.stream_id,
-                partition=split.partition,
-                lane=split.lane.value,
-                offset=offset,
-            )
 
     def _bounds(self, db: sqlite3.Connection, split: Split, split_no: int) -> tuple[int, int]:
         """Where the split begins and ends."""
@@ -353,7 +308,10 @@ class EmbeddedLog:
             if self._closed:
                 raise ClosedError
             (version,) = self._watch.execute("PRAGMA data_version").fetchone()
-            return int(version)
+            is_due = self._alarm.rings(self._watch, version)
+        if is_due:
+            self._release()
+        return int(version)
 
     def wait(self, positions: Mapping[Split, int], timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
@@ -374,6 +332,35 @@ class EmbeddedLog:
             # Appends of this process wake the condition; those of others are found by asking every few milliseconds.
             with self._appended:
                 self._appended.wait(min(_POLL_S, left_s))
+
+    # --- scheduled events ---------------------------------------------------------------------------------------------
+
+    def scheduled(
+        self, tenant_id: str, stream_id: str | None = None, *, limit: int = 100, cursor: str | None = None
+    ) -> ScheduledPage:
+        with storage_errors(self.path, "listing scheduled events"):
+            return page_of(self._db.connection(), tenant_id, stream_id, limit, cursor)
+
+    def cancel_scheduled(self, tenant_id: str, event_id: str) -> bool:
+        with self._db.transaction(f"cancelling the delivery of {event_id}") as db:
+            return cancel(db, tenant_id, event_id)
+
+    def _release(self) -> Request | None:
+        """Have what is due released, by a transaction without appends; ``None`` if that is under way or too much else is."""
+        if not self._alarm.begin():
+            return None
+        request = Request([], [], (), None, None)
+        request.future.add_done_callback(self._released)
+        with suppress(ClosedError):
+            if self._commits.offer(request):
+                return request
+        self._alarm.end()  # what waits will do it, or who opens the log next
+        return None
+
+    def _released(self, _: object) -> None:
+        self._alarm.end()
+        if self._alarm.is_ringing():  # there was more than fits in one transaction
+            self._release()
 
     # --- keeping house ------------------------------------------------------------------------------------------------
 
@@ -411,20 +398,3 @@ class EmbeddedLog:
         with self._watch_lock:
             self._closed = True
         self._db.close()
-
-
-def _info(row: Sequence[str | int]) -> StreamInfo:
-    _, stream_id, config, created_at_ms = row
-    decoded = msgspec.json.decode(str(config), type=StreamConfig)
-    return StreamInfo(stream_id=str(stream_id), config=decoded, created_at_ms=int(created_at_ms))
-
-
-def _check_config(config: StreamConfig) -> None:
-    if not _NAME.fullmatch(config.name):
-        raise InvalidInputError(f"stream name {config.name!r}: expected 1 to 200 letters, digits, '.', '_' or '-'", path="name")
-    if not 1 <= config.partitions <= MAX_PARTITIONS:
-        raise InvalidInputError(f"partitions: expected 1 to {MAX_PARTITIONS}, got {config.partitions}", path="partitions")
-    for field in ("retention_ms", "retention_bytes"):
-        value = getattr(config, field)
-        if value is not None and value <= 0:
-            raise InvalidInputError(f"{field}: expected a positive integer or null, got {value}", path=field)

@@ -32,7 +32,7 @@ from event_streaming_bus.models import (
 )
 from event_streaming_bus.store.log.codecs import compress, decompress
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 MAX_BATCH_EVENTS: Final = 4096
 MAX_BATCH_PAYLOAD_BYTES: Final = 4 << 20
 
@@ -43,6 +43,10 @@ _ENUMS: Final[dict[str, type[StrEnum]]] = {
     "compression_type": CompressionType,
     "serialization_format": SerializationFormat,
 }
+_LACKING: Final = {
+    1: 2,
+    FORMAT_VERSION: 0,
+}  # how many of the last fields the batches of each version that can be read do not have
 _row = msgspec.structs.astuple
 _timestamp_of = attrgetter("timestamp_ms")
 _encoder = msgspec.msgpack.Encoder()
@@ -65,6 +69,8 @@ def encode_columns(events: Sequence[Event]) -> bytes:
 
 
 def _columns(events: Sequence[Event]) -> list[Any]:
+    if len(events) == 1:
+        return _columns_of_one(events[0])
     columns: list[Any] = [FORMAT_VERSION, len(events)]
     for name, values in zip(_FIELDS, zip(*map(_row, events), strict=True), strict=True):
         if name == "data":
@@ -75,6 +81,15 @@ def _columns(events: Sequence[Event]) -> list[Any]:
             columns.append(values[:1])
         else:
             columns.append(values)
+    return columns
+
+
+def _columns_of_one(event: Event) -> list[Any]:
+    """The columns of a single event, as live publishers append them."""
+    columns: list[Any] = [FORMAT_VERSION, 1]
+    columns += [[value] for value in _row(event)]
+    columns[2 + _INDEX["data"]] = _pack_payloads([event.data])
+    columns[2 + _INDEX["timestamp_ms"]] = _pack_integers("q", [event.timestamp_ms])
     return columns
 
 
@@ -188,9 +203,10 @@ class RecordBatch:
                 columns = _decoder.decode(decompress(self._stored.codec, self._stored.body))
             except (msgspec.DecodeError, CorruptLogError) as error:
                 raise self.damaged(str(error)) from error
-            if columns[0] != FORMAT_VERSION or columns[1] != self._stored.count:
+            version, count, *columns = columns
+            if version not in _LACKING or count != self._stored.count:
                 raise self.damaged("its header does not fit its contents")
-            self._columns = columns[2:]
+            self._columns = columns + [[None]] * _LACKING[version]
         return self._columns
 
     def damaged(self, reason: str) -> CorruptLogError:

@@ -6,6 +6,7 @@ import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from operator import attrgetter
 from typing import Final
 
@@ -24,7 +25,7 @@ from event_streaming_bus.models import (
     Split,
     StreamInfo,
 )
-from event_streaming_bus.store.log.base import Append, AppendResult, Journal, Mark
+from event_streaming_bus.store.log.base import Append, AppendResult, Condition, Journal, Mark, Schedule
 from event_streaming_bus.store.log.record_batch import (
     MAX_BATCH_EVENTS,
     MAX_BATCH_PAYLOAD_BYTES,
@@ -33,12 +34,12 @@ from event_streaming_bus.store.log.record_batch import (
     checksum,
     store_events,
 )
+from event_streaming_bus.store.log.scheduled import Notes, earliest_ms, find_waiting, keep_aside, take_due
 from event_streaming_bus.store.sql import load_queries
 
 CODECS: Final = tuple(CompressionType)
 SQL: Final = load_queries("log/embedded.sql")
 _data: Final = attrgetter("data")
-_ID_LENGTH: Final = len(ids.EVENT) + 26
 
 
 def partition_of(key: str, partitions: int) -> int:
@@ -72,15 +73,21 @@ class StreamPlace(msgspec.Struct, frozen=True):
 class Request:
     """One call of ``append``, on its way into a transaction."""
 
-    __slots__ = ("appends", "future", "journal", "marks", "places", "weight")
+    __slots__ = ("appends", "condition", "future", "journal", "marks", "places", "weight")
 
     def __init__(
-        self, appends: Sequence[Append], places: Sequence[StreamPlace], marks: Sequence[Mark], journal: Journal | None
+        self,
+        appends: Sequence[Append],
+        places: Sequence[StreamPlace],
+        marks: Sequence[Mark],
+        journal: Journal | None,
+        condition: Condition[sqlite3.Connection] | None,
     ) -> None:
         self.appends = appends
         self.places = places
         self.marks = marks
         self.journal = journal
+        self.condition = condition
         self.weight = 1 + sum(len(a.events) for a in appends)
         self.future: Future[list[AppendResult]] = Future()
 
@@ -132,13 +139,12 @@ class Transaction:
         self._tails: dict[int, _Tail] = {}
         self._seen: dict[tuple[str, str], Receipt] = {}
         self._unseen: list[tuple[str, AppendResult]] = []  # appends of new ids, not yet in _seen, by tenant
+        self._any_waited: bool | None = None  # scheduled events before this transaction; None: nobody has looked
         self._now_ms = time.time_ns() // 1_000_000
 
-    def add(self, request: Request, journal_place: Callable[[str], StreamPlace]) -> list[AppendResult]:
-        """Check the request's marks, then give its events their positions.
-
-        ``FencedError`` leaves the rest untouched; after any other error the transaction must be given up.
-        """
+    def admits(self, request: Request) -> bool:
+        """Whether to add the request, as its marks and its condition say. A ``BusError`` refuses it, and leaves the rest
+        untouched."""
         for mark in request.marks:
             row = self._db.execute(SQL["select_mark"], (mark.owner, mark.key)).fetchone()
             if (row[0] if row else None) != mark.expected:
@@ -147,9 +153,15 @@ class Transaction:
                     owner=mark.owner,
                     key=mark.key,
                 )
+        return request.condition is None or request.condition.admits(self._db)
+
+    def add(self, request: Request, journal_place: Callable[[str], StreamPlace]) -> list[AppendResult]:
+        """Set the request's marks and give its events their positions. After an error the transaction must be given up."""
         for mark in request.marks:
             self._db.execute(SQL["upsert_mark"], (mark.owner, mark.key, mark.value))
         results = [self._place(append, place) for append, place in zip(request.appends, request.places, strict=True)]
+        if request.condition is not None:
+            request.condition.appended(self._db, results)
         if request.journal is not None and (entry := request.journal(results)) is not None:
             self._place(entry, journal_place(entry.stream_id))
         return results
@@ -160,6 +172,7 @@ class Transaction:
         event_ids = [event.event_id for event in events]
         known = {} if append.new_ids else self._known(place.info.tenant_id, event_ids)
         groups = self._groups(append, place, known)
+        kept = {} if append.schedule is None else self._keep_aside(append, append.schedule, place, groups)
         placed: list[tuple[Split, int, list[int] | range]] = []
         for key, indexes in groups.items():
             tail = self._tail(place, key)
@@ -174,21 +187,60 @@ class Transaction:
         seen = self._seen  # not self, which holds the result: in a circle, all the events would wait for the garbage collector
 
         def receipts() -> list[Receipt]:
-            by_index: dict[int, Receipt] = dict(known)
+            by_index: dict[int, Receipt] = {**known, **kept}
             for split, first, indexes in placed:
                 for offset, i in enumerate(indexes, first):
                     by_index[i] = Receipt(event_ids[i], Position(split, offset))
             for i, event_id in enumerate(event_ids):
                 if i not in by_index:  # a second event with the same id in this very append
-                    again = seen[place.info.tenant_id, event_id]
-                    by_index[i] = Receipt(event_id, again.position, duplicate=True)
+                    by_index[i] = _again(seen[place.info.tenant_id, event_id])
             return [by_index[i] for i in range(len(event_ids))]
 
         written = [(split, first, len(indexes)) for split, first, indexes in placed]
-        result = AppendResult(stream_id, event_ids, written, len(events) - sum(w[2] for w in written), receipts)
+        duplicates = len(events) - len(kept) - sum(w[2] for w in written)
+        result = AppendResult(stream_id, event_ids, written, duplicates, receipts, len(kept))
         if append.new_ids:
             self._unseen.append((place.info.tenant_id, result))
         return result
+
+    def _keep_aside(
+        self, append: Append, schedule: Schedule, place: StreamPlace, groups: dict[tuple[int, EventPriority], "list[int] | range"]
+    ) -> dict[int, Receipt]:
+        """Take the events whose time is still to come out of ``groups`` and keep them; returns their receipts by index."""
+        tenant_id = place.info.tenant_id
+        kept: dict[int, Receipt] = {}
+        for key, indexes in list(groups.items()):
+            later = [(i, append.events[i]) for i in indexes if (append.events[i].deliver_at_ms or 0) > self._now_ms]
+            if not later:
+                continue
+            split = self._tail(place, key).split
+            kept |= keep_aside(self._db, tenant_id, split, place.split_nos[key], later, schedule, self._now_ms)
+            groups[key] = [i for i in indexes if i not in kept]
+            if not groups[key]:
+                del groups[key]
+        if not append.new_ids:
+            self._seen.update(((tenant_id, receipt.event_id), receipt) for receipt in kept.values())
+        return kept
+
+    def release(self, place_of: Callable[[str], StreamPlace]) -> int:
+        """Append the scheduled events that are due to their streams, and tell what is noted of them; returns how many."""
+        due, notes = take_due(self._db, self._now_ms), Notes()
+        for each in due:
+            place = place_of(each.split.stream_id)
+            tail = self._tail(place, (each.split.partition, each.split.lane))
+            position = Position(tail.split, tail.end)
+            tail.explicit.add(len(tail.events))
+            tail.events.append(each.event)
+            self._seen[place.info.tenant_id, each.event.event_id] = Receipt(each.event.event_id, position)
+            notes.add(each, position.offset)
+        for stream_id, told in notes.told().items():
+            with suppress(StreamNotFoundError):  # then nobody is told any more
+                place = place_of(stream_id)
+                events = [
+                    Event(ids.new_id(ids.EVENT), "log.released", self._now_ms, d, tenant_id=place.info.tenant_id) for d in told
+                ]
+                self._place(Append(stream_id, events, new_ids=True), place)
+        return len(due)
 
     def _groups(
         self, append: Append, place: StreamPlace, known: Mapping[int, Receipt]
@@ -237,14 +289,18 @@ class Transaction:
         known: dict[int, Receipt] = {}
         for i, event_id in enumerate(event_ids):
             if (tenant_id, event_id) in self._seen:
-                known[i] = Receipt(event_id, self._seen[tenant_id, event_id].position, duplicate=True)
+                known[i] = _again(self._seen[tenant_id, event_id])
             else:
                 unknown[event_id] = i
         if unknown:
-            found = find_ids(self._db, tenant_id, unknown)
+            found = {event_id: Receipt(event_id, place) for event_id, place in find_ids(self._db, tenant_id, unknown).items()}
+            if self._any_waited is None:
+                self._any_waited = earliest_ms(self._db) is not None
+            if self._any_waited:
+                found |= find_waiting(self._db, tenant_id, unknown)
             for i, event_id in enumerate(event_ids):
                 if event_id in found:
-                    known[i] = Receipt(event_id, found[event_id], duplicate=True)
+                    known[i] = _again(found[event_id])
         return known
 
     def flush(self) -> None:
@@ -289,6 +345,11 @@ class Transaction:
         return cursor.lastrowid
 
 
+def _again(first: Receipt) -> Receipt:
+    """The receipt for an event whose id was used before."""
+    return Receipt(first.event_id, first.position, duplicate=True, deliver_at_ms=first.deliver_at_ms)
+
+
 def stored_batch(row: Sequence[int | bytes]) -> tuple[StoredBatch, int]:
     """``(batch, checksum)`` of a row ``base_offset, count, codec, min and max timestamp, appended_at, body, checksum``."""
     base, count, codec, low, high, appended, body, digest = row
@@ -313,7 +374,7 @@ def find_ids(db: sqlite3.Connection, tenant_id: str, event_ids: Mapping[str, obj
     found: dict[str, Position] = {}
     hashes = [id_hash(tenant_id, event_id) for event_id in event_ids]
     candidates = {batch_no for _, batch_no in db.execute(SQL["select_event_ids"], (json.dumps(hashes),))}
-    ours = sorted(i for i in event_ids if len(i) == _ID_LENGTH and i.startswith(ids.EVENT))
+    ours = sorted(filter(ids.is_event_id, event_ids))
     if ours:
         for batch_no, id_min, id_max in db.execute(SQL["select_batches_by_id"], (ours[0], ours[-1])):
             if bisect_left(ours, id_min) < bisect_right(ours, id_max):

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from event_streaming_bus import ids
@@ -17,6 +18,7 @@ from event_streaming_bus.errors import (
     StreamNotFoundError,
 )
 from event_streaming_bus.models import (
+    SCHEDULED_OFFSET,
     CompressionType,
     Event,
     EventPriority,
@@ -26,7 +28,7 @@ from event_streaming_bus.models import (
     StreamConfig,
     StreamInfo,
 )
-from event_streaming_bus.store.log.base import Append, EventLog, Mark
+from event_streaming_bus.store.log.base import Append, EventLog, Mark, Released, Schedule
 from event_streaming_bus.store.log.writer import partition_of
 
 OpenLog = Callable[[], EventLog]
@@ -804,3 +806,184 @@ def test_a_reader_beside_a_writer_sees_each_event_once_and_in_order(log: EventLo
     thread.join(30.0)
     assert len(seen) == 300
     assert [e.event_id for e in read_all(reader, info)] == [f"{i}-{n}" for i in range(100) for n in range(3)]
+
+
+# --- scheduled events -------------------------------------------------------------------------------------------------
+
+HOUR_MS = 3_600_000
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def schedule(log: EventLog, info: StreamInfo, due: dict[str, int], **fields: Any) -> list[Receipt]:
+    """Append events that are due at these times."""
+    events = [event(event_id, deliver_at_ms=due_ms, **fields) for event_id, due_ms in due.items()]
+    (result,) = log.append([Append(info.stream_id, events, schedule=Schedule())])
+    return result.receipts()
+
+
+def comes(log: EventLog, info: StreamInfo, offset: int = 1, timeout_s: float = 5) -> bool:
+    """Wait until the stream's first split has so many events."""
+    return log.wait({split_of(info): offset - 1}, timeout_s)
+
+
+def test_an_event_comes_into_its_stream_when_it_is_due_and_not_before(log: EventLog) -> None:
+    info = stream(log)
+    due_ms = now_ms() + 200
+    (receipt,) = schedule(log, info, {"later": due_ms}, key="k")
+    assert receipt == Receipt("later", (split_of(info), SCHEDULED_OFFSET), deliver_at_ms=due_ms)
+    put(log, info, "now")
+    assert not comes(log, info, 2, 0.1)
+    assert [e.event_id for e in read_all(log, info)] == ["now"]
+    assert log.locate("default", "later") is None
+    assert comes(log, info, 2)
+    assert due_ms <= now_ms() <= due_ms + 500
+    (batch,) = log.read(split_of(info), 1)
+    assert batch.events() == [event("later", deliver_at_ms=due_ms, key="k")]
+    assert batch.appended_at_ms >= due_ms
+    assert log.locate("default", "later") == Receipt("later", (split_of(info), 1))
+    assert log.scheduled("default").events == []
+
+
+def test_only_events_of_an_append_with_a_schedule_wait_and_only_those_whose_time_is_to_come(log: EventLog) -> None:
+    info = stream(log)
+    put(log, info, "unscheduled", deliver_at_ms=now_ms() + HOUR_MS)
+    events = [event("past", deliver_at_ms=5), event("later", deliver_at_ms=now_ms() + HOUR_MS), event("plain")]
+    (result,) = log.append([Append(info.stream_id, events, schedule=Schedule())])
+    assert [e.event_id for e in read_all(log, info)] == ["unscheduled", "past", "plain"]
+    assert [r.position.offset for r in result.receipts()] == [1, SCHEDULED_OFFSET, 2]
+    assert (result.written, result.scheduled, result.duplicates) == ([(split_of(info), 1, 2)], 1, 0)
+
+
+@pytest.mark.parametrize("new_ids", [False, True])
+def test_events_that_are_due_together_come_in_the_order_of_their_times_then_of_their_appends(
+    log: EventLog, log_factory: OpenLog, new_ids: bool
+) -> None:
+    info, due_ms = stream(log), now_ms() + 150
+    names = ids.new_ids(ids.EVENT, 4) if new_ids else ["a", "b", "c", "d"]
+    events = [event(name, deliver_at_ms=due_ms - 20 * (i == 3)) for i, name in enumerate(names)]
+    for i, part in enumerate((events[:2], events[2:])):
+        (log, log_factory())[i].append([Append(info.stream_id, part, new_ids=new_ids, schedule=Schedule())])
+    time.sleep(0.2)
+    assert comes(log, info, 4)
+    assert [e.event_id for e in read_all(log, info)] == [names[3], *names[:3]]
+
+
+def test_the_id_of_an_event_that_waits_is_taken(log: EventLog, log_factory: OpenLog) -> None:
+    info, other = stream(log), stream(log, "other")
+    due_ms = now_ms() + 150
+    (mine,) = ids.new_ids(ids.EVENT, 1)
+    (first,) = schedule(log, info, {"x": due_ms})
+    log.append([Append(info.stream_id, [event(mine, deliver_at_ms=due_ms)], new_ids=True, schedule=Schedule())])
+    again = Receipt("x", first.position, duplicate=True, deliver_at_ms=due_ms)
+    assert put(log_factory(), other, "x", mine, "x")[::2] == [again, again]
+    assert schedule(log, other, {"x": due_ms + HOUR_MS}) == [again]
+    (in_one,) = log.append([Append(info.stream_id, [event("y", deliver_at_ms=due_ms)] * 2, schedule=Schedule())])
+    assert (in_one.scheduled, in_one.duplicates, [r.duplicate for r in in_one.receipts()]) == (1, 1, [False, True])
+    assert put(log, info, "x", tenant_id="other")[0].duplicate  # the tenant is the stream's
+    assert put(log, stream(log, tenant_id="other"), "x") != [again]
+    assert comes(log, info, 3)
+    assert put(log, other, "x", mine, "y") == [
+        Receipt(i, (split_of(info), n), duplicate=True) for n, i in enumerate(("x", mine, "y"))
+    ]
+    assert read_all(log, other) == []
+
+
+def test_what_is_due_is_released_by_whoever_has_the_log_open(log: EventLog, log_factory: OpenLog) -> None:
+    info, reader = stream(log, partitions=3), log_factory()
+    due_ms = now_ms() + 100
+    schedule(log, info, {str(i): due_ms for i in range(20)}, key="k")
+    log.close()
+    split = split_of(info, partition_of("k", 3))
+    assert reader.wait({split: 19}, 5)
+    assert [e.event_id for e in read_all(reader, info)] == [str(i) for i in range(20)]
+    assert now_ms() <= due_ms + 500
+
+
+def test_what_came_due_while_nobody_had_the_log_open_is_there_at_the_next_opening(log: EventLog, log_factory: OpenLog) -> None:
+    info = stream(log)
+    schedule(log, info, {"a": now_ms() + 50, "b": now_ms() + HOUR_MS})
+    log.close()
+    time.sleep(0.1)
+    again = log_factory()
+    assert [e.event_id for e in read_all(again, info)] == ["a"]
+    assert [e.event.event_id for e in again.scheduled("default").events] == ["b"]
+
+
+def test_an_append_releases_what_is_due_before_its_own_events(log: EventLog) -> None:
+    info = stream(log)
+    schedule(log, info, {"due": now_ms() + 50})
+    time.sleep(0.15)
+    assert put(log, info, "own")[0].position.offset == 1
+    assert [e.event_id for e in read_all(log, info)] == ["due", "own"]
+
+
+def test_a_cancelled_event_never_comes_and_gives_its_id_free(log: EventLog) -> None:
+    info = stream(log)
+    schedule(log, info, {"x": now_ms() + 100, "y": now_ms() + 100})
+    assert not log.cancel_scheduled("other", "x")
+    assert log.cancel_scheduled("default", "x")
+    assert not log.cancel_scheduled("default", "x")
+    assert not put(log, info, "x")[0].duplicate
+    assert comes(log, info, 2)
+    assert not log.cancel_scheduled("default", "y")
+    assert [e.event_id for e in read_all(log, info)] == ["x", "y"]
+
+
+def test_scheduled_events_are_listed_page_by_page_those_due_first_in_front(log: EventLog) -> None:
+    one, two = stream(log, "one"), stream(log, "two")
+    theirs = stream(log, tenant_id="other")
+    at_ms = now_ms() + HOUR_MS
+    schedule(log, one, {f"one-{i}": at_ms + i % 3 for i in range(7)}, expires_at_ms=at_ms + 9)
+    schedule(log, two, {f"two-{i}": at_ms - 1 for i in range(3)})
+    schedule(log, theirs, {"theirs": at_ms})
+    whole = log.scheduled("default").events
+    assert [e.event.event_id for e in whole[:6]] == ["two-0", "two-1", "two-2", "one-0", "one-3", "one-6"]
+    assert (whole[3].split, whole[3].due_ms, whole[3].event.expires_at_ms) == (split_of(one), at_ms, at_ms + 9)
+    assert abs(whole[3].scheduled_at_ms - now_ms()) < 5000
+    found, cursor = [], None
+    while True:
+        page = log.scheduled("default", limit=4, cursor=cursor)
+        found += page.events
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+        assert len(page.events) == 4
+    assert found == whole
+    assert [e.event.event_id for e in log.scheduled("default", two.stream_id).events] == ["two-0", "two-1", "two-2"]
+    assert [e.event.event_id for e in log.scheduled("other").events] == ["theirs"]
+    for cursor in ("", "x", "1", "1-x", "1-2-3-" + "4" * 50):
+        with pytest.raises(InvalidInputError, match="cursor"):
+            log.scheduled("default", cursor=cursor)
+
+
+def test_dropping_a_stream_drops_what_waits_for_it_and_retention_does_not(log: EventLog) -> None:
+    info, kept = stream(log), stream(log, "kept", retention_ms=1)
+    schedule(log, info, {"x": now_ms() + 100})
+    schedule(log, kept, {"y": now_ms() + 100})
+    log.drop_stream(info.stream_id)
+    assert log.enforce_retention(now_ms() + HOUR_MS) == 0
+    again = stream(log)
+    assert comes(log, kept)
+    assert not put(log, again, "x")[0].duplicate
+
+
+def test_notes_are_told_in_the_transaction_of_the_release_neighbours_together(log: EventLog) -> None:
+    info, notes = stream(log, partitions=2), stream(log, "_notes", tenant_id="other")
+    due_ms = now_ms() + 100
+    keys, same, alone = ["k", "k", "d", "k"], [b"1", b"2"], [b"3"]
+    assert partition_of("k", 2) != partition_of("d", 2)
+    events = [event(str(i), key=key, deliver_at_ms=due_ms) for i, key in enumerate(keys)]
+    events.append(event("now", priority=EventPriority.HIGH))
+    log.append([Append(info.stream_id, events, schedule=Schedule(notes.stream_id, [same, same, same, alone, alone]))])
+    assert read_all(log, notes) == []
+    assert comes(log, notes, 5)
+    told = [msgspec.msgpack.decode(e.data, type=Released) for e in read_all(log, notes)]
+    k, d = partition_of("k", 2), partition_of("d", 2)
+    assert sorted((t.note, t.partition, t.offset, t.count) for t in told) == sorted(
+        [(b"1", k, 0, 2), (b"2", k, 0, 2), (b"1", d, 0, 1), (b"2", d, 0, 1), (b"3", k, 2, 1)]
+    )
+    assert {(t.stream_id, t.lane) for t in told} == {(info.stream_id, "NORMAL")}
+    assert all(due_ms * 1000 <= t.released_us <= time.time_ns() // 1000 for t in told)

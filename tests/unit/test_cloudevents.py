@@ -55,6 +55,8 @@ def events(draw: st.DrawFn) -> Event:
         user_id=draw(optional_text),
         schema_id=draw(optional_text),
         traceparent=draw(optional_text),
+        deliver_at_ms=draw(st.none() | st.integers(-2_000_000_000_000, 7_000_000_000_000)),
+        expires_at_ms=draw(st.none() | st.integers(-2_000_000_000_000, 7_000_000_000_000)),
     )
 
 
@@ -77,6 +79,8 @@ FULL = Event(
     user_id="system",
     schema_id="sch_1",
     traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+    deliver_at_ms=1_737_891_000_000,
+    expires_at_ms=1_737_894_600_000,
 )
 MINIMAL = {"specversion": "1.0", "id": "1", "source": "/sensors", "type": "reading"}
 
@@ -117,6 +121,8 @@ def test_a_full_event_in_structured_mode() -> None:
         "causationid": "evt_0",
         "compression": "NONE",
         "correlationid": "corr_456",
+        "deliverytime": "2025-01-26T11:30:00.000Z",
+        "expirytime": "2025-01-26T12:30:00.000Z",
         "maxretries": 5,
         "partitionkey": "alert_123",
         "priority": "CRITICAL",
@@ -201,6 +207,8 @@ def test_kafka_headers_of_others_are_ignored() -> None:
         ({"specversion": "0.3"}, "specversion"),
         ({"time": "yesterday"}, "time"),
         ({"time": "2025-02-30T00:00:00Z"}, "time"),
+        ({"expirytime": "tomorrow"}, "expirytime"),
+        ({"deliverytime": 5}, "deliverytime"),
         ({"priority": "URGENT"}, "priority"),
         ({"compression": "RAR"}, "compression"),
         ({"maxretries": "3"}, "maxretries"),

@@ -39,7 +39,15 @@ events = st.builds(
     optional,
     optional,
     optional,
+    st.none() | st.integers(-(2**53), 2**53),
+    st.none() | st.integers(-(2**53), 2**53),
 )
+VERSION_1 = (
+    b"\xdc\x00\x15\x01\x02\x92\xa1a\xa1b\x91\xa1t\xc4\x10\x01\x00\x00\x00\x00\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00\x00"
+    b'\xc4\x0f{"n":1}\n{"n":2}\x92\xa1k\xc0\x91\xa0\x91\xc0\x91\xc0\x92\x81\xa1x\x01\xc0\x91\xc0\x91\xc0\x91\xa6NORMAL\x91\xc0\x91\xa4JSON'
+    b"\x91\x03\x91\xa7default\x91\xc0\x91\xc0\x91\xc0"
+)
+"""Two events as the first version wrote them, without ``deliver_at_ms`` and ``expires_at_ms``."""
 
 
 @given(st.lists(events, min_size=1, max_size=8), st.sampled_from(CompressionType), st.data())
@@ -127,3 +135,15 @@ def test_a_body_that_is_no_batch_is_an_error_that_names_the_place(codec: Compres
     batch = RecordBatch(SPLIT, StoredBatch(40, 2, codec, 0, 0, 0, b"\x01nonsense"))
     with pytest.raises(CorruptLogError, match="offsets 40 to 41 of stream str_1, partition 3, lane HIGH"):
         batch.events()
+
+
+def test_a_batch_of_the_first_version_is_read_and_one_of_a_later_version_refused() -> None:
+    given_events = [Event("a", "t", 1, b'{"n":1}', "k", metadata={"x": 1}), Event("b", "t", 2, b'{"n":2}')]
+    batch = RecordBatch(SPLIT, StoredBatch(0, 2, CompressionType.NONE, 1, 2, 0, VERSION_1))
+    assert batch.events() == given_events
+    assert batch.column("expires_at_ms") == [None, None]
+    assert batch.constant("deliver_at_ms") == (True, None)
+    assert RecordBatch(SPLIT, batch.slice(1, 2).stored()).events() == given_events[1:]  # encoded anew, in the version of now
+    later = RecordBatch(SPLIT, StoredBatch(0, 2, CompressionType.NONE, 1, 2, 0, VERSION_1.replace(b"\x15\x01", b"\x15\x03")))
+    with pytest.raises(CorruptLogError, match="header"):
+        later.events()
