@@ -10,15 +10,16 @@ from litestar import Controller, Request, Response, delete, get, post
 from litestar.response import Stream
 
 from event_streaming_bus.api.bodies import decode
+from event_streaming_bus.api.consuming_hands import Delivery, EventPlace
 from event_streaming_bus.api.consuming_sessions import TooManyMembersError, streamed_only
 from event_streaming_bus.api.delivered import Polled, delivered
 from event_streaming_bus.api.event_stream import Resume, messages
-from event_streaming_bus.api.hosted_member import EventPlace, HostedMember
+from event_streaming_bus.api.hosted_member import HostedMember
 from event_streaming_bus.api.problems import problem
 from event_streaming_bus.api.services import Services
 from event_streaming_bus.api.tenancy import tenant_of
 from event_streaming_bus.errors import InvalidInputError
-from event_streaming_bus.models import Event, EventPriority
+from event_streaming_bus.models import EventPriority
 
 MAX_EVENTS: Final = 5000
 MAX_TIMEOUT_MS: Final = 30_000
@@ -120,7 +121,7 @@ class ConsumingController(Controller):
         _check_range("max_events", wanted.max_events, 1, MAX_EVENTS)
         _check_range("timeout_ms", wanted.timeout_ms, 0, MAX_TIMEOUT_MS)
         sessions = services.consuming
-        async with sessions.using(tenant_of(request), group, member) as hosted, _watched(request) as is_gone:
+        async with sessions.using(tenant_of(request), group, member) as hosted, watched(request) as is_gone:
             if hosted.is_streamed:
                 raise streamed_only(hosted)
             deliveries = await hosted.poll(
@@ -177,11 +178,11 @@ class ConsumingController(Controller):
         wanted = decode(await request.body(), Seek, _MAX_BODY_BYTES)
         async with services.consuming.using(tenant_of(request), group, member) as hosted:
             splits = await hosted.seek(wanted.stream, wanted.partition, wanted.lane, wanted.offset, wanted.to)
-            offsets = hosted.offsets()
+            offsets, names = hosted.offsets(), hosted.names
             return {
                 "positions": [
                     {
-                        "stream": hosted.names[split.stream_id],
+                        "stream": names[split.stream_id],
                         "partition": split.partition,
                         "lane": split.lane.value,
                         "offset": offsets.get(split),
@@ -241,7 +242,7 @@ async def _act(
     member: str,
     wanted: Selection,
     done: str,
-    act: Callable[[HostedMember, list[Event]], int],
+    act: Callable[[HostedMember, list[Delivery]], int],
 ) -> Response[bytes]:
     """Do something with the events that are meant, and tell with how many, and which of them were not in hand."""
     up_to = [wanted.up_to] if isinstance(wanted.up_to, EventPlace) else wanted.up_to
@@ -270,7 +271,7 @@ async def _disconnected(request: Request[Any, Any, Any]) -> None:
 
 
 @asynccontextmanager
-async def _watched(request: Request[Any, Any, Any]) -> AsyncIterator[Callable[[], bool]]:
+async def watched(request: Request[Any, Any, Any]) -> AsyncIterator[Callable[[], bool]]:
     """Tells whether the client has gone away meanwhile. To be used once the body was read."""
     gone = asyncio.create_task(_disconnected(request))
     try:

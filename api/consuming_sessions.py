@@ -101,7 +101,7 @@ class ConsumingSessions:
             raise ClosedError("The server stops.")
         if self._keeper is None or self._keeper.done():
             self._keeper = asyncio.create_task(self._keep())
-        self._watch_for_the_end()
+        self.watch_for_the_end()
         return member
 
     def _check_room(self, tenant_id: str) -> None:
@@ -206,7 +206,7 @@ class ConsumingSessions:
         while self._members:
             self._members.popitem()[1].abandon()
 
-    def _watch_for_the_end(self) -> None:
+    def watch_for_the_end(self) -> None:
         """Note when the server is told to stop: it tells its application only once all requests are answered, and those that wait
         for events would keep it waiting."""
         if self._is_watching or threading.current_thread() is not threading.main_thread():

@@ -8,16 +8,34 @@ from litestar import Controller, Request, delete, get, post
 from event_streaming_bus.api.bodies import decode
 from event_streaming_bus.api.services import Services
 from event_streaming_bus.api.tenancy import tenant_of
+from event_streaming_bus.flows.dead_letters import DeadLetterService
 from event_streaming_bus.store.letters import LetterFilter
 
 _MAX_BODY_BYTES = 1 << 20
 
 
 class Selection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Which dead letters are meant: those with these ids, or the open ones of a filter. ``{}`` as a filter means all."""
+    """Which dead letters are meant: those with these ids, the open ones of a filter, or those whose ``dead_letter_id`` a query
+    over the history answers with. ``{}`` as a filter means all."""
 
     ids: list[str] | None = None
     filter: LetterFilter | None = None
+    sql: str | None = None
+
+    def chosen(self) -> dict[str, Any]:
+        """What the service is told of it."""
+        return {"ids": self.ids, "where": self.filter, "sql": self.sql}
+
+
+class ToRetry(Selection, kw_only=True, forbid_unknown_fields=True):
+    """Which dead letters to retry. ``preview``: only say what would be done with them."""
+
+    preview: bool = False
+
+
+def _asking(services: Services) -> DeadLetterService:
+    """The service with the history that this process has open."""
+    return DeadLetterService(services.storage, history=services.history)
 
 
 class DeadLettersController(Controller):
@@ -33,6 +51,7 @@ class DeadLettersController(Controller):
         services: Services,
         stream: str | None = None,
         processor: str | None = None,
+        group: str | None = None,
         error_type: str | None = None,
         key: str | None = None,
         status: str = "OPEN",
@@ -44,6 +63,7 @@ class DeadLettersController(Controller):
             tenant_of(request),
             stream=stream,
             processor=processor,
+            group=group,
             error_type=error_type,
             key=key,
             status=status,
@@ -56,10 +76,12 @@ class DeadLettersController(Controller):
     async def letter(self, request: Request[Any, Any, Any], services: Services, dead_letter_id: str) -> dict[str, Any]:
         return await services.dead_letters.get_dead_letter(dead_letter_id, tenant_of(request))
 
-    @post("/retry", status_code=200, summary="Retry dead letters, in order per key")
+    @post("/retry", status_code=200, summary="Retry dead letters, in order per key, or say what that would do")
     async def retry(self, request: Request[Any, Any, Any], services: Services) -> dict[str, Any]:
-        meant = decode(await request.body(), Selection, _MAX_BODY_BYTES)
-        return await services.dead_letters.retry_dead_letters(meant.ids, tenant_of(request), where=meant.filter)
+        meant = decode(await request.body(), ToRetry, _MAX_BODY_BYTES)
+        letters = _asking(services)
+        retry = letters.preview_retry if meant.preview else letters.retry_dead_letters
+        return await retry(tenant_id=tenant_of(request), **meant.chosen())
 
     @post("/{dead_letter_id:str}/retry", status_code=200, summary="Retry one dead letter")
     async def retry_one(self, request: Request[Any, Any, Any], services: Services, dead_letter_id: str) -> dict[str, Any]:
@@ -68,7 +90,7 @@ class DeadLettersController(Controller):
     @post("/drop", status_code=200, summary="Drop dead letters: they are done with, unprocessed")
     async def drop(self, request: Request[Any, Any, Any], services: Services) -> dict[str, Any]:
         meant = decode(await request.body(), Selection, _MAX_BODY_BYTES)
-        return await services.dead_letters.drop_dead_letters(meant.ids, tenant_of(request), where=meant.filter)
+        return await _asking(services).drop_dead_letters(tenant_id=tenant_of(request), **meant.chosen())
 
     @delete("/{dead_letter_id:str}", status_code=200, summary="Drop one dead letter")
     async def drop_one(self, request: Request[Any, Any, Any], services: Services, dead_letter_id: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from event_streaming_bus.api.hosted_member import Delivery
+from event_streaming_bus.api.consuming_hands import Delivery, shown
 from event_streaming_bus.models import CompressionType, Event, EventPriority, SerializationFormat, rfc3339
 
 _decode_raw: Final[Callable[[bytes], msgspec.Raw]] = msgspec.json.Decoder(msgspec.Raw).decode
@@ -37,6 +37,8 @@ class DeliveredEvent(msgspec.Struct, frozen=True, gc=False):
     user_id: str | None
     schema_id: str | None
     traceparent: str | None
+    deliver_at: str | None
+    expires_at: str | None
     payload: Any | UnsetType = UNSET
     payload_base64: bytes | UnsetType = UNSET
 
@@ -52,19 +54,21 @@ class Polled(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def delivered(deliveries: Iterable[Delivery], names: Mapping[str, str]) -> list[DeliveredEvent]:
-    """Events to be written as JSON. ``names``: of their streams, by id."""
+    """Events to be written as JSON: one that is redelivered with the place where it was read at first. ``names``: of their
+    streams, by id."""
     found = []
-    for event, (split, offset) in deliveries:
+    for delivery in deliveries:
+        event, place = delivery.event, shown(delivery, names)
         payload, payload_base64 = _payload(event)
         found.append(
             DeliveredEvent(
                 event.event_id,
                 event.event_type,
                 rfc3339(event.timestamp_ms),
-                names.get(split.stream_id, split.stream_id),
-                split.partition,
-                split.lane,
-                offset,
+                place.stream,
+                place.partition,
+                place.lane,
+                place.offset,
                 event.key,
                 event.source_capability,
                 event.aggregate_id,
@@ -80,6 +84,8 @@ def delivered(deliveries: Iterable[Delivery], names: Mapping[str, str]) -> list[
                 event.user_id,
                 event.schema_id,
                 event.traceparent,
+                None if event.deliver_at_ms is None else rfc3339(event.deliver_at_ms),
+                None if event.expires_at_ms is None else rfc3339(event.expires_at_ms),
                 payload,
                 payload_base64,
             )

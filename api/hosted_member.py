@@ -9,10 +9,9 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-import msgspec
-
+from event_streaming_bus.api.consuming_hands import Delivery, EventPlace, Hands, stream_not_read
 from event_streaming_bus.api.log_watch import LogWatch
 from event_streaming_bus.consumers.consumer import Consumer, Listener
 from event_streaming_bus.consumers.coordinator import GroupCoordinator
@@ -24,11 +23,13 @@ from event_streaming_bus.errors import (
     FencedError,
     InvalidInputError,
     InvalidStateError,
-    StreamNotFoundError,
     UnknownMemberError,
 )
-from event_streaming_bus.models import Event, EventPriority, Position, Split
+from event_streaming_bus.models import Event, EventPriority, Split
+from event_streaming_bus.store.redeliveries import retry_stream_name
 from event_streaming_bus.store.storage import Storage
+
+__all__ = ["SLICE_S", "Delivery", "HostedMember", "unknown_member"]
 
 SLICE_S: Final = 0.1
 """How long a poll may not notice that its client is gone, or that the server stops."""
@@ -36,22 +37,6 @@ SLICE_S: Final = 0.1
 _LOOK_S: Final = 0.1  # how old the group's state may be that a poll tells
 _TURN_S: Final = 2.0
 _log: Final = logging.getLogger(__name__)
-
-
-class Delivery(NamedTuple):
-    """An event as it was handed out, and where it was read."""
-
-    event: Event
-    position: Position
-
-
-class EventPlace(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where an event is, as clients say it. ``stream``: its name or id."""
-
-    stream: str
-    partition: int
-    offset: int
-    lane: EventPriority = EventPriority.NORMAL
 
 
 class HostedMember:
@@ -72,8 +57,6 @@ class HostedMember:
     ) -> None:
         self.tenant_id = tenant_id
         self.group = group
-        self.names = names
-        """The names of the streams that it reads, by their ids."""
         self.auto_commit = True
         self.is_streamed = False
         """Whether its events go to an event stream, and not to polls."""
@@ -88,9 +71,8 @@ class HostedMember:
         self._consumer = consumer
         self._watch = watch
         self._coordinator = GroupCoordinator(storage)
-        self._ids = {name: stream_id for stream_id, name in names.items()} | {each: each for each in names}
-        self._hands: dict[Position, Event] = {}
-        self._places: dict[str, Position] = {}
+        self._names = dict(names)
+        self._hands = Hands()
         self._last: list[Delivery] = []
         self._again: list[Delivery] = []  # handed out by the consumer, but not to the client
         self._polling = asyncio.Lock()
@@ -149,6 +131,19 @@ class HostedMember:
     # --- reading ------------------------------------------------------------------------------------------------------
 
     @property
+    def names(self) -> Mapping[str, str]:
+        """The names of the streams that it reads, by their ids: those that it asked for, and that of its group's redeliveries."""
+        retries = self._consumer.retry_stream_id
+        if retries is not None and retries not in self._names:
+            self._names[retries] = retry_stream_name(self.group.group_id)
+        return self._names
+
+    def _ids(self) -> dict[str, str]:
+        """The ids of these streams, by name and id."""
+        names = self.names
+        return {name: stream_id for stream_id, name in names.items()} | {each: each for each in names}
+
+    @property
     def generation(self) -> int:
         """The generation of the group that it was told last."""
         return self._consumer.generation
@@ -196,7 +191,6 @@ class HostedMember:
             version = self._watch.version()
             if self.auto_commit:  # the poll settles them
                 self._hands.clear()
-                self._places.clear()
             events = await self._consumer.poll(most, timeout_s=0)
             self.check_place()
             if events:
@@ -207,12 +201,10 @@ class HostedMember:
             await self._watch.wait(version, min(left_s, SLICE_S))
 
     def _handed_out(self, events: Iterable[Event]) -> list[Delivery]:
-        taken = []
-        for event in events:
-            position = self._consumer.position(event)
-            self._hands[position] = event
-            self._places[event.event_id] = position
-            taken.append(Delivery(event, position))
+        taken = [Delivery(event, self._consumer.position(event)) for event in events]
+        names = self.names
+        for each in taken:
+            self._hands.add(each, names)
         return taken
 
     @asynccontextmanager
@@ -257,59 +249,42 @@ class HostedMember:
 
     def assignment(self) -> list[dict[str, Any]]:
         """The partitions that it reads, as plain data."""
-        return [{"stream": self.names[each.stream_id], "partition": each.partition} for each in self._consumer.assignment]
+        names = self.names
+        return [
+            {"stream": names.get(each.stream_id, each.stream_id), "partition": each.partition}
+            for each in self._consumer.assignment
+        ]
 
     # --- what becomes of events ---------------------------------------------------------------------------------------
 
     def chosen(
         self, positions: Iterable[EventPlace], event_ids: Iterable[str], up_to: Iterable[EventPlace]
-    ) -> tuple[list[Event], list[Any]]:
-        """The events in hand that are meant, each once, and what is meant but not in hand, as it was said. ``up_to`` means all of
-        the split up to that offset."""
-        found: dict[Position, Event] = {}
-        missing: list[Any] = []
-        for named, position in (
-            *((place, self._position(place)) for place in positions),
-            *((event_id, self._places.get(event_id)) for event_id in event_ids),
-        ):
-            event = None if position is None else self._hands.get(position)
-            if event is None or position is None:
-                missing.append(named)
-            else:
-                found[position] = event
-        for last in map(self._position, up_to):
-            found |= {
-                each: event for each, event in self._hands.items() if each.split == last.split and each.offset <= last.offset
-            }
-        return list(found.values()), missing
+    ) -> tuple[list[Delivery], list[Any]]:
+        """The events in hand that are meant, as ``Hands.chosen`` says."""
+        return self._hands.chosen(positions, event_ids, up_to, self._ids())
 
-    def ack(self, events: Iterable[Event]) -> int:
+    def ack(self, events: Iterable[Delivery]) -> int:
         """They are done; how many were in hand. Committed within a moment."""
         return self._done(events, self._consumer.ack)
 
-    def nack(self, events: Iterable[Event], error: str) -> int:
+    def nack(self, events: Iterable[Delivery], error: str) -> int:
         """They could not be processed: they are delivered again after a pause, or parked after the last retry."""
         return self._done(events, lambda event: self._consumer.nack(event, error))
 
-    def park(self, events: Iterable[Event], reason: str) -> int:
+    def park(self, events: Iterable[Delivery], reason: str) -> int:
         """They are set aside as dead letters, and done."""
         return self._done(events, lambda event: self._consumer.park(event, reason))
 
-    def _done(self, events: Iterable[Event], act: Callable[[Event], bool]) -> int:
+    def _done(self, events: Iterable[Delivery], act: Callable[[Event], bool]) -> int:
         self.check_place()
         count = 0
-        for event in events:
+        for event, position in events:
             count += act(event)
-            self._drop(event)
+            self._hands.drop(position)
             # Even of an event that is out of hand, an ack tells the consumer that what is in hand is not done by itself.
             self._consumer.ack(event)
         self._has_acked = self.is_dirty = True
         return count
-
-    def _drop(self, event: Event) -> None:
-        position = self._places.pop(event.event_id, None)
-        if position is not None:
-            self._hands.pop(position, None)
 
     async def commit(self) -> None:
         """Commit what is done; if nothing was ever acknowledged, that is all that was delivered. Raises ``FencedError``."""
@@ -369,19 +344,14 @@ class HostedMember:
         return splits
 
     def _stream_id(self, stream: str) -> str:
-        try:
-            return self._ids[stream]
-        except KeyError:
-            named = ", ".join(self.names.values())
-            raise StreamNotFoundError(f"Member '{self.member_id}' does not read '{stream}' but {named}.", stream=stream) from None
-
-    def _position(self, place: EventPlace) -> Position:
-        return Position(Split(self._stream_id(place.stream), place.lane, place.partition), place.offset)
+        ids = self._ids()
+        if stream not in ids:
+            raise stream_not_read(stream, ids)
+        return ids[stream]
 
     def _forget(self, is_meant: Callable[[Split], bool]) -> None:
         """Nothing of these splits is in the client's hands any more."""
-        for position in [each for each in self._hands if is_meant(each.split)]:
-            self._places.pop(self._hands.pop(position).event_id, None)
+        self._hands.forget(is_meant)
         self._last = [each for each in self._last if not is_meant(each.position.split)]
         self._again = [each for each in self._again if not is_meant(each.position.split)]
 

@@ -2,27 +2,25 @@
 
 import time
 from collections import ChainMap
-from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from enum import StrEnum
 from typing import Any, Final
 
 import msgspec
 
 from event_streaming_bus import ids
-from event_streaming_bus.errors import BusError, NotFoundError, StreamNotFoundError
-from event_streaming_bus.flows.plan import Plan
-from event_streaming_bus.flows.reprocessing import Outcome, plan_around, reprocess
+from event_streaming_bus.errors import BusError, StreamNotFoundError
+from event_streaming_bus.flows.letter_destinations import ROUTING, Destination, Destinations, Kind
+from event_streaming_bus.flows.reprocessing import Outcome, reprocess
 from event_streaming_bus.models import Position, StreamInfo
-from event_streaming_bus.registry.deliveries import delivered, for_schema
+from event_streaming_bus.registry.deliveries import delivered, for_schema, told_of_refused
 from event_streaming_bus.registry.guards import SchemaGuard
-from event_streaming_bus.registry.service import SchemaRegistryService
 from event_streaming_bus.store.history_records import DEAD, FILTERED, PASSED, EventError, Processed, Published, Run, to_event
 from event_streaming_bus.store.letters import Letter, LetterBox, LetterState, LetterStatus
 from event_streaming_bus.store.log.base import Append, AppendResult, Journal
+from event_streaming_bus.store.redeliveries import redelivery
 from event_streaming_bus.store.storage import Storage
 
-VALIDATION: Final = "validation"
-"""The step of the letters of events that broke their stream's schema."""
 VALIDATION_ID: Final = "proc_validation"
 _BATCH_LETTERS: Final = 256
 
@@ -46,6 +44,14 @@ class LetterReport(msgspec.Struct, frozen=True):
     events_written: int = 0
 
 
+class Tried(msgspec.Struct, frozen=True):
+    """What a retry would do with a letter, where it would go if it can be, and why it cannot be retried if it cannot."""
+
+    letter: Letter
+    destination: Destination | None
+    report: LetterReport
+
+
 class _Attempt(msgspec.Struct, frozen=True):
     """What is to be noted, written and told of a letter."""
 
@@ -66,9 +72,7 @@ class Retrier:
         self._storage = storage
         self._tenant_id = tenant_id
         self._box = LetterBox(storage.log, storage.dead_letters(tenant_id))
-        self._schemas = SchemaRegistryService(storage)
-        self._plans: dict[str, Plan | BusError] = {}
-        self._targets: dict[str, tuple[StreamInfo, SchemaGuard | None] | BusError] = {}
+        self._destinations = Destinations(storage, tenant_id)
         self._failed: dict[tuple[str, ...], str] = {}  # by order group: the letter that the later ones wait for
 
     def retry(self, blocks: Iterable[list[Letter]]) -> Iterator[LetterReport]:
@@ -77,63 +81,67 @@ class Retrier:
             for start in range(0, len(block), _BATCH_LETTERS):
                 yield from self._box.change(block[start : start + _BATCH_LETTERS], self._retry)
 
+    def preview(self, blocks: Iterable[list[Letter]]) -> Iterator[Tried]:
+        """What ``retry`` would do with the letters, given block by block. Nothing is changed.
+
+        Events are checked against the schemas of their streams, but not processed: of those that would go to a processor it is
+        only known that they can. They are told as RETRIED.
+        """
+        for block in blocks:
+            for start in range(0, len(block), _BATCH_LETTERS):
+                letters = block[start : start + _BATCH_LETTERS]
+                found = dict(zip(_positions(letters), self._destinations.lookup(letters), strict=True))
+                outcomes = self._outcomes(letters, found, is_preview=True)
+                for attempt in _attempts(letters, outcomes, self._failed):
+                    destination = found[attempt.letter.position]
+                    yield Tried(attempt.letter, None if isinstance(destination, BusError) else destination, attempt.report)
+
     def _retry(self, letters: Sequence[Letter]) -> list[LetterReport]:
+        try:
+            return self._retry_once(letters)
+        except StreamNotFoundError:  # dropped since it was looked up, perhaps with its consumer group
+            self._destinations = Destinations(self._storage, self._tenant_id)
+            return self._retry_once(letters)
+
+    def _retry_once(self, letters: Sequence[Letter]) -> list[LetterReport]:
+        open_ones = [letter for letter in letters if letter.state.status is LetterStatus.OPEN]
+        found = dict(zip(_positions(open_ones), self._destinations.lookup(open_ones), strict=True))
         failed: dict[tuple[str, ...], str] = {}
-        attempts = self._attempts(letters, ChainMap(failed, self._failed))
+        attempts = _attempts(letters, self._outcomes(open_ones, found), ChainMap(failed, self._failed))
         self._write(attempts)
         self._failed |= failed
         return [attempt.report for attempt in attempts]
 
-    def _attempts(self, letters: Sequence[Letter], failed: MutableMapping[tuple[str, ...], str]) -> list[_Attempt]:
-        outcomes = self._outcomes([letter for letter in letters if letter.state.status is LetterStatus.OPEN])
-        attempts = []
-        for letter in letters:
-            outcome = outcomes.get(letter.position)
-            group = _order_group(letter)
-            if outcome is None:
-                attempts.append(_Attempt(letter, _refused(letter, f"it is {letter.state.status.value} already")))
-            elif isinstance(outcome, BusError):
-                attempts.append(_Attempt(letter, _refused(letter, outcome.message)))
-            elif group is not None and group in failed:
-                report = LetterReport(letter.letter_id, Result.WAITING, f"waits for {failed[group]}")
-                attempts.append(_Attempt(letter, report))
-            else:
-                attempts.append(_tried(letter, outcome))
-                if outcome.error is not None and group is not None:
-                    failed[group] = letter.letter_id
-        return attempts
-
-    def _outcomes(self, letters: Sequence[Letter]) -> dict[Position, Outcome | BusError]:
+    def _outcomes(
+        self, letters: Sequence[Letter], found: Mapping[Position, Destination | BusError], *, is_preview: bool = False
+    ) -> dict[Position, Outcome | BusError]:
         """What would come of each letter by its position, or why it cannot be retried."""
         outcomes: dict[Position, Outcome | BusError] = {}
-        by_processor: dict[str, list[Letter]] = {}
+        together: dict[Destination, list[Letter]] = {}
         for letter in letters:
-            if letter.why.get("processor_id") is not None:
-                by_processor.setdefault(str(letter.why["processor_id"]), []).append(letter)
-            elif letter.why.get("step") == VALIDATION:
-                outcomes[letter.position] = self._published(letter)
+            destination = found[letter.position]
+            if isinstance(destination, BusError):
+                outcomes[letter.position] = destination
+            elif destination.kind is Kind.STREAM:
+                outcomes[letter.position] = self._published(letter, *self._destinations.target(destination))
+            elif is_preview:
+                outcomes[letter.position] = Outcome(passed=True)
             else:
-                step = letter.why.get("step") or "no known step"
-                outcomes[letter.position] = BusError(f"it comes from {step}, which cannot be retried; publish the event anew")
-        for processor_id, of_processor in by_processor.items():
-            made = self._reprocessed(processor_id, of_processor)
-            outcomes.update((letter.position, each) for letter, each in zip(of_processor, made, strict=True))
+                together.setdefault(destination, []).append(letter)
+        for destination, members in together.items():
+            make = self._reprocessed if destination.kind is Kind.PROCESSOR else self._redelivered
+            outcomes.update(zip(_positions(members), make(destination, members), strict=True))
         return outcomes
 
-    def _published(self, letter: Letter) -> Outcome | BusError:
-        """The event checked again, against the schema that its stream has now."""
-        target = self._target(letter)
-        if isinstance(target, BusError):
-            return target
-        stream, guard = target
+    def _published(self, letter: Letter, stream: StreamInfo, guard: SchemaGuard | None) -> Outcome:
+        """The event checked against the schema that its stream has now."""
         event = for_schema(letter.original(), stream.config.schema_id)
         made, refused = delivered(guard, [event])
         if refused:
             try:
-                payload = event.payload
+                told = told_of_refused(guard, event) if guard is not None else str(event.payload)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 return Outcome(error=EventError(0, type(error).__name__, f"the payload cannot be decoded: {error}"))
-            told = guard.told(payload) if guard is not None else ""
             return Outcome(error=EventError(0, "ValidationFailedError", told))
         again = msgspec.structs.replace(
             made[0],
@@ -142,37 +150,15 @@ class Retrier:
         )
         return Outcome({stream.stream_id: [again]}, passed=True)
 
-    def _target(self, letter: Letter) -> tuple[StreamInfo, SchemaGuard | None] | BusError:
-        """The stream that the letter's event was published to, by its id or, where it was made anew, its name."""
-        stream_id, name = str(letter.why.get("stream_id")), str(letter.why.get("stream"))
-        if stream_id not in self._targets:
-            try:
-                stream = self._find_stream(stream_id, name)
-                self._targets[stream_id] = stream, self._schemas.guard_of(stream)
-            except NotFoundError as error:
-                self._targets[stream_id] = error
-        return self._targets[stream_id]
-
-    def _find_stream(self, stream_id: str, name: str) -> StreamInfo:
+    def _reprocessed(self, destination: Destination, letters: Sequence[Letter]) -> Sequence[Outcome | BusError]:
         try:
-            return self._storage.log.find_stream(self._tenant_id, stream_id)
-        except StreamNotFoundError:
-            return self._storage.log.find_stream(self._tenant_id, name)
-
-    def _reprocessed(self, processor_id: str, letters: Sequence[Letter]) -> Sequence[Outcome | BusError]:
-        if processor_id not in self._plans:
-            try:
-                self._plans[processor_id] = plan_around(self._storage, self._tenant_id, processor_id)
-            except BusError as error:
-                self._plans[processor_id] = error
-        plan = self._plans[processor_id]
-        if isinstance(plan, BusError):
-            return [plan] * len(letters)
-        name = next(node.name for node in plan.nodes() if node.processor_id == processor_id)
-        try:
-            return reprocess(self._storage, plan, name, letters)
+            return reprocess(self._storage, self._destinations.plan(destination), destination.name, letters)
         except BusError as error:
             return [error] * len(letters)
+
+    def _redelivered(self, destination: Destination, letters: Sequence[Letter]) -> Sequence[Outcome]:
+        stream_id = self._destinations.retry_stream(destination, letters[0]).stream_id
+        return [Outcome({stream_id: [redelivery(letter.event)]}, passed=True) for letter in letters]
 
     def _write(self, attempts: Sequence[_Attempt]) -> None:
         """Write what comes of the letters, and their new states, in one transaction. ``FencedError`` if one was changed."""
@@ -190,7 +176,6 @@ class Retrier:
 
     def _journal(self, attempts: Sequence[_Attempt]) -> Journal:
         history, tenant_id, started_us = self._storage.history(), self._tenant_id, time.time_ns() // 1000
-        checked = {t[0].stream_id: t for t in self._targets.values() if isinstance(t, tuple)}
 
         def journal(results: Sequence[AppendResult]) -> Append | None:
             now_us = time.time_ns() // 1000
@@ -200,7 +185,7 @@ class Retrier:
                 if not runs:
                     continue
                 published = Published(tenant_id=tenant_id, runs=runs, accepted_us=started_us, appended_us=now_us)
-                guard = checked[result.stream_id][1] if result.stream_id in checked else None
+                guard = self._destinations.guard(result.stream_id)
                 if guard is not None:
                     published = msgspec.structs.replace(
                         published,
@@ -214,6 +199,32 @@ class Retrier:
             return Append(history.stream_id, entries, new_ids=True) if entries else None
 
         return journal
+
+
+def _attempts(
+    letters: Sequence[Letter], outcomes: Mapping[Position, Outcome | BusError], failed: MutableMapping[tuple[str, ...], str]
+) -> list[_Attempt]:
+    """What becomes of each letter. ``failed`` has by order group the letter that the later ones wait for; it is added to."""
+    attempts = []
+    for letter in letters:
+        outcome = outcomes.get(letter.position)
+        group = _order_group(letter)
+        if letter.state.status is not LetterStatus.OPEN or outcome is None:
+            attempts.append(_Attempt(letter, _refused(letter, f"it is {letter.state.status.value} already")))
+        elif isinstance(outcome, BusError):
+            attempts.append(_Attempt(letter, _refused(letter, outcome.message)))
+        elif group is not None and group in failed:
+            report = LetterReport(letter.letter_id, Result.WAITING, f"waits for {failed[group]}")
+            attempts.append(_Attempt(letter, report))
+        else:
+            attempts.append(_tried(letter, outcome))
+            if outcome.error is not None and group is not None:
+                failed[group] = letter.letter_id
+    return attempts
+
+
+def _positions(letters: Iterable[Letter]) -> list[Position]:
+    return [letter.position for letter in letters]
 
 
 def _order_group(letter: Letter) -> tuple[str, ...] | None:
@@ -245,8 +256,7 @@ def _records(attempts: Sequence[_Attempt], tenant_id: str, started_us: int, now_
     for attempt in attempts:
         if attempt.outcome is not None:
             why = attempt.letter.why
-            step = str(why.get("processor_id") or VALIDATION_ID), str(why.get("step"))
-            by_step.setdefault(step, []).append(attempt)
+            by_step.setdefault((_step_id(why), str(why.get("step"))), []).append(attempt)
     for (processor_id, name), members in by_step.items():
         split, first = members[0].letter.position
         outcomes = bytearray(members[-1].letter.position.offset - first + 1)
@@ -260,3 +270,10 @@ def _records(attempts: Sequence[_Attempt], tenant_id: str, started_us: int, now_
                 errors.append(msgspec.structs.replace(error, index=index))
         run = Run(split.stream_id, split.lane.value, split.partition, first, len(outcomes))
         yield Processed(tenant_id, processor_id, name, "RETRY", run, started_us, now_us, bytes(outcomes), errors)
+
+
+def _step_id(why: Mapping[str, Any]) -> str:
+    """The id by which history knows what the letter comes from."""
+    if why.get("step") == ROUTING:
+        return f"route_{why.get('rule')}"
+    return str(why.get("processor_id") or why.get("group_id") or VALIDATION_ID)

@@ -19,7 +19,7 @@ from event_streaming_bus.flows.processors import flattens, kind_of
 from event_streaming_bus.flows.processors.map import MapLogic
 from event_streaming_bus.flows.rows import EventRows, Rows, picked, select_events
 from event_streaming_bus.models import ErrorHandlingStrategy, Event, ProcessorType, SerializationFormat, StreamInfo
-from event_streaming_bus.registry.deliveries import delivered, for_schema
+from event_streaming_bus.registry.deliveries import delivered, for_schema, told_of_refused
 from event_streaming_bus.registry.guards import SchemaGuard
 from event_streaming_bus.registry.upcasting import Upcaster
 from event_streaming_bus.store.dead_letters import dead_letter
@@ -237,7 +237,7 @@ def guarded(
 ) -> tuple[list[Event], list[tuple[int, Exception]]]:
     """``(the events as the target keeps them, the indexes of those that its schema refuses, each with the reason)``."""
     guard = surroundings.guard(target)
-    made, invalid = delivered(guard, events)
+    made, invalid = delivered(guard, events, moves=True)
     if not invalid:
         return made, []
     aside = set(invalid)
@@ -248,12 +248,14 @@ def guarded(
 def refusal(guard: SchemaGuard | None, event: Event, target: StreamInfo) -> Exception:
     """Why the target refuses an event."""
     try:
-        payload = event.payload
+        told = "" if guard is None else told_of_refused(guard, event, moves=True)
+        if guard is None:
+            event.payload  # noqa: B018 - without a schema nothing else is refused
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return ValueError(f"the payload cannot be read: {error}")
-    assert guard is not None  # noqa: S101 - without a schema nothing else is refused
+    assert guard is not None  # noqa: S101 - as above
     broken = f"schema {guard.schema_name} {guard.schema_version} of stream {target.name}"
-    return ValueError(f"the output breaks {broken}: {guard.told(payload)}")
+    return ValueError(f"the output breaks {broken}: {told}")
 
 
 def _copies(node: Node, rows: Rows, mapped: Mapped | None, passed: Sequence[int], schema_id: str | None) -> list[Event]:

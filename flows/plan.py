@@ -191,6 +191,8 @@ def make_plan(
     stages = _stages([(streams[name], Edge(node(number), side)) for name, number, side in roots])
     for stage in stages:
         for member in walk(stage.roots):
+            if member.target is not None and member.target.name.startswith("_"):
+                raise FlowError(f"processors[{member.number}].target_stream_id: {member.target.name} is the bus's own")
             if member.target is not None and member.target.stream_id == stage.source.stream_id:
                 raise FlowError(
                     f"processors[{member.number}].target_stream_id: {member.target.name} is the stream that "

@@ -56,6 +56,7 @@ _ENVELOPE: Final[Mapping[str, Type]] = {
     **dict.fromkeys(ENVELOPE_NAMES, or_null(TEXT)),
     **dict.fromkeys(("event_id", "event_type", "source_capability", "tenant_id"), TEXT),
     **dict.fromkeys(("timestamp", "max_retries"), INTEGER),
+    **dict.fromkeys(("deliver_at", "expires_at"), or_null(INTEGER)),
     "metadata": or_null(Type(frozenset({Kind.OBJECT}))),
     "priority": of_values(item.value for item in EventPriority),
     "compression_type": or_null(of_values(item.value for item in CompressionType)),

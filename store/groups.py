@@ -14,6 +14,7 @@ import msgspec
 
 from event_streaming_bus.errors import OffsetOutOfRangeError, StreamNotFoundError
 from event_streaming_bus.models import LANES, Split
+from event_streaming_bus.store.redeliveries import retry_stream_name
 from event_streaming_bus.store.sql import load_queries
 from event_streaming_bus.store.sqlite import Database, storage_errors
 
@@ -178,9 +179,11 @@ class GroupTables:
 
     # --- streams ------------------------------------------------------------------------------------------------------
 
-    def shapes(self, stream_ids: set[str]) -> dict[str, StreamShape]:
-        """The streams of these that there are, by id, in the order of their names."""
-        rows = self._db.execute(SQL["select_streams"], (_encode(sorted(stream_ids)),))
+    def shapes(self, group: GroupRecord, stream_ids: set[str]) -> dict[str, StreamShape]:
+        """The streams of these that there are, by id, in the order of their names; and last the group's stream of redeliveries,
+        if there is one."""
+        values = {"tenant_id": group.tenant_id, "retry_stream": retry_stream_name(group.group_id)}
+        rows = self._db.execute(SQL["select_streams"], values | {"stream_ids": _encode(sorted(stream_ids))})
         return {stream_id: StreamShape(name, partitions) for stream_id, name, partitions in rows}
 
     # --- offsets ------------------------------------------------------------------------------------------------------

@@ -64,7 +64,8 @@ DELETE FROM group_members WHERE group_id = ?;
 
 -- name: select_streams
 SELECT s.stream_id, s.name, (SELECT max(p.partition) + 1 FROM splits p WHERE p.stream_no = s.stream_no)
-FROM streams s WHERE s.stream_id IN (SELECT value FROM json_each(?)) ORDER BY s.name;
+FROM streams s WHERE s.stream_id IN (SELECT value FROM json_each(:stream_ids))
+OR (s.tenant_id = :tenant_id AND s.name = :retry_stream) ORDER BY s.name = :retry_stream, s.name;
 
 -- name: select_split
 SELECT p.split_no, p.begin_offset, p.end_offset FROM splits p JOIN streams s USING (stream_no)

@@ -11,6 +11,7 @@ import msgspec
 
 from event_streaming_bus import ids
 from event_streaming_bus.models import Event
+from event_streaming_bus.store.log.base import Released
 
 SYSTEM_TENANT: Final = "_system"
 HISTORY_STREAM: Final = "_history"
@@ -23,6 +24,7 @@ DEAD: Final = 3
 SKIPPED: Final = 4
 LATE: Final = 5  # set only by a Late record: the row of Processed stays, and says ACCEPTED
 ACCEPTED: Final = 6  # taken into a window's state
+EXPIRED: Final = 7  # not delivered, for its time was over
 
 OUTCOME_STATUS: Final = {
     PASSED: "COMPLETED",
@@ -31,6 +33,7 @@ OUTCOME_STATUS: Final = {
     SKIPPED: "SKIPPED",
     LATE: "LATE",
     ACCEPTED: "COMPLETED",
+    EXPIRED: "EXPIRED",
 }
 
 
@@ -149,9 +152,11 @@ class Rebalanced(msgspec.Struct, frozen=True, tag="rebalanced"):
 
 
 HistoryRecord: TypeAlias = Published | Processed | Late | Refused | ProcessorRun | Rebalanced
+NOWHERE: Final = Run("", "", 0, 0, 1)
+"""The run of a note: of an event that is in no stream yet."""
 
 _encoder: Final = msgspec.msgpack.Encoder()
-_decoder: "Final[msgspec.msgpack.Decoder[HistoryRecord]]" = msgspec.msgpack.Decoder(HistoryRecord)
+_decoder: "Final[msgspec.msgpack.Decoder[HistoryRecord | Released]]" = msgspec.msgpack.Decoder(HistoryRecord | Released)
 
 
 def to_event(record: HistoryRecord) -> Event:
@@ -166,6 +171,23 @@ def to_event(record: HistoryRecord) -> Event:
     )
 
 
+def to_note(record: Published | Processed) -> bytes:
+    """The record of one event, at ``NOWHERE``, as a note that the log keeps until it releases the event."""
+    return _encoder.encode(record)
+
+
 def from_bytes(data: bytes) -> HistoryRecord:
-    """The record in the payload of an event of the stream ``_history``. Raises ``msgspec.DecodeError``."""
-    return _decoder.decode(data)
+    """The record in the payload of an event of the stream ``_history``. Raises ``msgspec.DecodeError``.
+
+    A note comes as the record of all the events that were released with it, at their places.
+    """
+    record = _decoder.decode(data)
+    if not isinstance(record, Released):
+        return record
+    run = Run(record.stream_id, record.lane, record.partition, record.offset, record.count)
+    noted = _decoder.decode(record.note)
+    if isinstance(noted, Published):
+        return msgspec.structs.replace(noted, runs=[run], appended_us=record.released_us)
+    if isinstance(noted, Processed):
+        return msgspec.structs.replace(noted, run=run)
+    raise msgspec.ValidationError(f"a note tells of events that were published or processed, not of {type(noted).__name__}")

@@ -8,7 +8,7 @@ The marks are kept by blocks of neighbouring letters, one owner each. Listing lo
 the letters of a block only if one of them can be wanted.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from itertools import groupby
 from typing import Any, Final, TypeAlias, TypeVar
@@ -28,6 +28,8 @@ MAX_LOOKED_AT: Final = 100_000
 """After so many letters, and the rest of their block, a page ends, however few of them were wanted."""
 MAX_PAGE_LETTERS: Final = 1000
 _SKIPPED_FASTER: Final = 8
+_SCANNED_PER_LOOKUP: Final = 1500  # so many ids are read in the time that looking up a single one takes
+_CONSUMER: Final = "consumer:"
 _MAX_TRIES: Final = 100
 
 T = TypeVar("T")
@@ -86,12 +88,14 @@ class Letter(msgspec.Struct, frozen=True):
 class LetterFilter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which letters are wanted; what is ``None`` is not looked at.
 
-    ``stream``: the name or id of the stream whose event failed. ``processor``: the name or id of the processor that failed, or
-    ``validation`` for events that broke their stream's schema.
+    ``stream``: the name or id of the stream whose event failed. ``processor``: the name or id of the processor that failed,
+    ``validation`` for events that broke their stream's schema, or ``routing`` for those that a rule set aside. ``group``: the
+    name or id of the consumer group whose member set the event aside.
     """
 
     stream: str | None = None
     processor: str | None = None
+    group: str | None = None
     error_type: str | None = None
     key: str | None = None
     status: LetterStatus | None = LetterStatus.OPEN
@@ -108,11 +112,18 @@ class LetterFilter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             and (self.key is None or self.key == key)
             and (self.stream is None or self.stream in (why.get("stream"), why.get("stream_id")))
             and (self.processor is None or self.processor in (why.get("step"), why.get("processor_id")))
+            and (self.group is None or self.group in (why.get("group_id"), group_name(why)))
             and (self.error_type is None or self.error_type == why.get("error_type"))
         )
 
 
 EVERY_LETTER: Final = LetterFilter(status=None)
+
+
+def group_name(why: Mapping[str, Any]) -> str | None:
+    """The name of the consumer group whose member set the event aside, if it was one."""
+    step = why.get("step")
+    return step.removeprefix(_CONSUMER) if isinstance(step, str) and step.startswith(_CONSUMER) else None
 
 
 class LetterPage(msgspec.Struct, frozen=True):
@@ -137,16 +148,53 @@ class LetterBox:
             marks = self._marks(split, offset, offset + 1)
             for letter in self._matching(split, offset, offset + 1, EVERY_LETTER, marks):
                 return letter
-        raise DeadLetterNotFoundError(
-            f"There is no dead letter '{letter_id}'. `esb dead-letters list --status all` shows what there is.",
-            dead_letter_id=letter_id,
-        )
+        raise _not_found(letter_id)
 
-    def find_all(self, letter_ids: Sequence[str]) -> list[list[Letter]]:
-        """The letters with these ids, block by block, in the order of writing. Raises ``DeadLetterNotFoundError``."""
-        letters = {letter.position: letter for letter in map(self.find, dict.fromkeys(letter_ids))}
-        ordered = sorted(letters.values(), key=lambda letter: _order(letter.position))
-        return [list(block) for _, block in groupby(ordered, key=lambda letter: self._owner(*letter.position))]
+    def find_all(self, letter_ids: Iterable[str]) -> Iterator[list[Letter]]:
+        """The letters with these ids, block by block, in the order of writing. Raises ``DeadLetterNotFoundError`` at once."""
+        positions, unknown = self.locate(letter_ids)
+        if unknown:
+            raise _not_found(unknown[0])
+        return self.at(positions)
+
+    def locate(self, letter_ids: Iterable[str]) -> tuple[list[Position], list[str]]:
+        """Where the letters with these ids are, in the order of writing, and the ids that no letter has.
+
+        A few are looked up one by one; many are looked for among all letters, about 0.15 million a second.
+        """
+        wanted = dict.fromkeys(letter_ids)
+        begins, ends = self._bounds()
+        if len(wanted) * _SCANNED_PER_LOOKUP > sum(ends.values()) - sum(begins.values()):
+            found = self._scanned(wanted, begins, ends)
+        else:
+            receipts = [self._log.locate(self._stream.tenant_id, letter_id) for letter_id in wanted]
+            found = {r.event_id: r.position for r in receipts if r and r.position.split.stream_id == self._stream.stream_id}
+        return sorted(found.values(), key=_order), [letter_id for letter_id in wanted if letter_id not in found]
+
+    def _scanned(self, wanted: Container[str], begins: Mapping[Split, int], ends: Mapping[Split, int]) -> dict[str, Position]:
+        found = {}
+        for split, begin in begins.items():
+            for batch in batches_between(self._log, split, begin, ends[split], skip_dropped=True):
+                for i, letter_id in enumerate(batch.column("event_id")):
+                    if letter_id in wanted:
+                        found[letter_id] = batch.position(i)
+        return found
+
+    def _bounds(self) -> tuple[dict[Split, int], dict[Split, int]]:
+        return self._log.begin_offsets(self._stream.stream_id), self._log.end_offsets(self._stream.stream_id)
+
+    def at(self, positions: Sequence[Position]) -> Iterator[list[Letter]]:
+        """The letters at these positions, which are in the order of writing, block by block, each block read once."""
+        for _, group in groupby(positions, key=lambda position: self._owner(*position)):
+            block = list(group)
+            (split, begin), end = block[0], block[-1].offset + 1
+            offsets, marks = {position.offset for position in block}, self._marks(split, begin, end)
+            letters: list[Letter] = []
+            for batch in batches_between(self._log, split, begin, end, skip_dropped=True):
+                indexes = [i for i in range(batch.count) if batch.offset + i in offsets]
+                letters += _letters(batch, indexes, marks)
+            if letters:
+                yield letters
 
     def page(self, wanted: LetterFilter, *, limit: int, cursor: str | None = None, newest_first: bool = False) -> LetterPage:
         """At most ``limit`` of the letters wanted: the most urgent lane first, within a lane in the order of writing, or with
@@ -200,7 +248,7 @@ class LetterBox:
     def _spans(self, start: Position | None, newest_first: bool) -> Iterator[tuple[Split, int, int]]:
         """``(split, begin, end)`` of each block, from ``start`` on: its offset is the first to look at, or with
         ``newest_first`` the one after it."""
-        begins, ends = self._log.begin_offsets(self._stream.stream_id), self._log.end_offsets(self._stream.stream_id)
+        begins, ends = self._bounds()
         for split in sorted(self._stream.splits(), key=_split_order):
             low, high = begins[split], ends[split]
             if start is not None:
@@ -222,10 +270,7 @@ class LetterBox:
     ) -> Iterator[Letter]:
         """The letters wanted of a part of a block, in the order in which they were written."""
         for batch in batches_between(self._log, split, begin, end, skip_dropped=True):
-            indexes = _wanted(batch, wanted, marks)
-            events = batch.events() if indexes else []
-            for i in indexes:
-                yield Letter(events[i], batch.position(i), *marks.get(batch.offset + i, _UNMARKED))
+            yield from _letters(batch, _wanted(batch, wanted, marks), marks)
 
     def _owner(self, split: Split, offset: int) -> str:
         return f"dead-letters:{split}/{offset // BLOCK_LETTERS}"
@@ -245,6 +290,19 @@ def _wanted(batch: RecordBatch, wanted: LetterFilter, marks: Mapping[int, _Marke
         if wanted.wants(told_of(metadata), key, state):
             found.append(i)
     return found
+
+
+def _letters(batch: RecordBatch, indexes: Sequence[int], marks: Mapping[int, _Marked]) -> Iterator[Letter]:
+    events = batch.events() if indexes else []
+    for i in indexes:
+        yield Letter(events[i], batch.position(i), *marks.get(batch.offset + i, _UNMARKED))
+
+
+def _not_found(letter_id: str) -> DeadLetterNotFoundError:
+    return DeadLetterNotFoundError(
+        f"There is no dead letter '{letter_id}'. `esb dead-letters list --status all` shows what there is.",
+        dead_letter_id=letter_id,
+    )
 
 
 def _state(stored: bytes | None) -> LetterState:

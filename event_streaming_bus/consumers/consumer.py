@@ -18,6 +18,7 @@ from typing import Final, NamedTuple, TypeAlias
 from event_streaming_bus.consumers.blocking import BlockingCalls
 from event_streaming_bus.consumers.coordinator import GroupCoordinator
 from event_streaming_bus.consumers.deliveries import Deliveries
+from event_streaming_bus.consumers.delivery_history import DeliveryHistory, error_of
 from event_streaming_bus.consumers.following import Follower
 from event_streaming_bus.consumers.membership import Membership
 from event_streaming_bus.consumers.model import Group, GroupConfig, Partition
@@ -34,6 +35,7 @@ from event_streaming_bus.errors import (
 from event_streaming_bus.flows.retries import Retrier
 from event_streaming_bus.flows.retry_policy import RetryPolicy
 from event_streaming_bus.models import DEFAULT_TENANT, Event, Split, StreamInfo
+from event_streaming_bus.registry.protection import reveal_events
 from event_streaming_bus.store.storage import Storage
 
 Listener: TypeAlias = Callable[["Consumer", Sequence[Partition]], Awaitable[None] | None]
@@ -44,6 +46,7 @@ _SLICE_S: Final = 0.1
 _JOINING_S: Final = 0.02
 _TURN_S: Final = 0.005
 _LOOK_S: Final = 0.001
+_GIVEN_BACK: Final = "it was given back"
 _log: Final = logging.getLogger(__name__)
 
 
@@ -93,24 +96,27 @@ class Consumer(Positions):
         if max_unacknowledged < 1:
             raise InvalidInputError(f"max_unacknowledged: expected at least 1, got {max_unacknowledged}")
         log, coordinator = storage.log, GroupCoordinator(storage)
+        self._keys = storage.subject_keys
         found = [log.find_stream(tenant_id, stream) for stream in streams]
         self._streams: dict[str, StreamInfo] = {info.stream_id: info for info in found}
         self._group = _find_group(coordinator, tenant_id, group)
-        deliveries = Deliveries(log, self._group.config.auto_offset_reset, max_unacknowledged)
+        self.counts: Counter[str] = Counter()
+        """``put_out``, ``fenced``, ``resets``, ``redelivered``, ``parked`` and ``expired``: how often each has happened."""
+        deliveries = Deliveries(log, self._group.config.auto_offset_reset, max_unacknowledged, self.counts)
         super().__init__(log, deliveries, BlockingCalls(log, self._group.name))
         self._auto_commit, self._max_poll_events = auto_commit, max_poll_events
         self._commit_interval_s = commit_interval_ms / 1000
         self._pause_ms = Retrier(retry or RetryPolicy()).pause_ms
-        self.counts: Counter[str] = Counter()
-        """``put_out``, ``fenced``, ``resets``, ``redelivered`` and ``parked``: how often each has happened."""
-        self._member = Membership(coordinator, self._group, list(self._streams), client_id)
-        self._parking = Parking(storage, self._group, self._deliveries, self._streams)
+        self._history = DeliveryHistory(storage, self._group)
+        self._member = Membership(coordinator, self._group, list(self._streams), client_id, self._history.tell)
+        self._parking = Parking(storage, self._group, self._deliveries, self._streams, self._history)
         self._follower = Follower(
             self._member,
             coordinator,
             self._deliveries,
             self._parking,
             self._calls,
+            self._history,
             self.counts,
             partial(on_assigned or _nobody, self),
             partial(on_revoked or _nobody, self),
@@ -156,14 +162,18 @@ class Consumer(Positions):
                     await self._fetch()
                 self._looked_s = time.monotonic() if may_read else 0.0
             except StreamNotFoundError as error:
-                raise self._dropped(error) from error
+                retries = self.retry_stream_id
+                if retries is None or retries != error.details.get("stream"):
+                    raise self._dropped(error) from error
+                self._follower.forget(retries)  # the group was deleted, or goes on without it
+                may_read = False
             if may_read:
                 if self._auto_commit and time.monotonic() - self._follower.committed_s >= self._commit_interval_s:
                     await self._follower.commit_done()
                 if not self._is_paused() and not self._member.is_lost():
                     self._before = self._deliveries.resume_offsets()
                     if events := self._deliveries.take(most):
-                        return events
+                        return list(reveal_events(self._keys, events))
                 if self._auto_commit:
                     await self._follower.commit_done()
             left_s = deadline_s - time.monotonic()
@@ -226,7 +236,7 @@ class Consumer(Positions):
             return []
         if self._auto_commit:
             self._deliveries.settle()
-        return self._deliveries.take(1)
+        return list(reveal_events(self._keys, self._deliveries.take(1)))
 
     @contextmanager
     def _closing(self) -> Iterator[None]:
@@ -267,9 +277,13 @@ class Consumer(Positions):
         reader, offset = place
         retries = reader.retries(offset)
         if retries >= min(event.max_retries, self._group.config.max_retries):
-            return self._park(event, reader, offset, error or "it was given back")
+            return self._park(event, reader, offset, error or _GIVEN_BACK)
+        started_us = self._deliveries.started_us(reader, offset)
         is_in_hand = self._deliveries.nack(reader, offset, time.monotonic() + self._pause_ms(retries + 1) / 1000)
         self.counts["redelivered"] += is_in_hand
+        if is_in_hand:
+            told = error_of(error or _GIVEN_BACK, "GivenBack")
+            self._history.given_back(reader.split, offset, told, retries + 1, started_us)
         return is_in_hand
 
     def park(self, event: Event, reason: BaseException | str) -> bool:
@@ -333,6 +347,7 @@ class Consumer(Positions):
         finally:
             try:
                 await self._calls.run(self._member.leave)
+                await self._calls.run(self._history.finish)
             finally:
                 self._calls.close()
 

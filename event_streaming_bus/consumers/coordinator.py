@@ -11,6 +11,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import Final, TypeVar
 
@@ -35,11 +36,13 @@ from event_streaming_bus.errors import (
     GroupNotFoundError,
     InvalidInputError,
     InvalidStateError,
+    StreamNotFoundError,
 )
 from event_streaming_bus.models import Split
 from event_streaming_bus.store.groups import GroupRecord, GroupTables, MemberRecord
 from event_streaming_bus.store.history_records import Rebalanced, to_event
 from event_streaming_bus.store.log.base import Append
+from event_streaming_bus.store.redeliveries import retry_stream_name
 from event_streaming_bus.store.storage import Storage
 
 __all__ = ["MAX_STREAMS", "RANGES", "GroupCoordinator"]
@@ -111,10 +114,14 @@ class GroupCoordinator:
         return groups
 
     def delete(self, tenant_id: str, reference: str) -> Group:
-        """Forget a group, its members and what it has committed. Its members' next calls raise ``GroupNotFoundError``."""
+        """Forget a group, its members and what it has committed, and drop its stream of redeliveries. Its members' next calls
+        raise ``GroupNotFoundError``."""
         group = self.get(tenant_id, reference)
         with self._groups.writing("deleting a consumer group") as tables:
             tables.delete_group(group.group_id)
+        with suppress(StreamNotFoundError):
+            log = self._storage.log
+            log.drop_stream(log.find_stream(tenant_id, retry_stream_name(group.group_id)).stream_id)
         return group
 
     def set_paused(self, tenant_id: str, reference: str, paused: bool) -> Group:
@@ -295,7 +302,7 @@ class GroupCoordinator:
             )
         members = tables.members(group_id)
         wanted = {stream_id for member in members.values() for stream_id in member.streams}
-        return LiveGroup(group, members, tables.shapes(wanted.union(streams)), self._clock_ms()), members
+        return LiveGroup(group, members, tables.shapes(group, wanted.union(streams)), self._clock_ms()), members
 
     def _stream_ids(self, tenant_id: str, streams: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
         """The ids of streams that a member wants to read. One that it knew and that was dropped since is none to complain of."""

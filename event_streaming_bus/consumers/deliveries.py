@@ -9,16 +9,19 @@ a split are in hand or pending.
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from event_streaming_bus.consumers.lanes import LaneChooser
 from event_streaming_bus.consumers.model import OffsetReset, Partition
+from event_streaming_bus.consumers.split_ledger import Stretch
 from event_streaming_bus.consumers.split_reader import SplitReader
 from event_streaming_bus.errors import BusError, CorruptLogError, InvalidStateError, OffsetOutOfRangeError
 from event_streaming_bus.models import LANES, Event, EventPriority, Position, Split
+from event_streaming_bus.store.history_records import DEAD, EventError
 from event_streaming_bus.store.log.base import EventLog
+from event_streaming_bus.store.redeliveries import redelivery_of
 
 _UNKNOWN: Final = -1  # the offset of a split that must be sought before it can be read
 _READ_BYTES: Final = 1 << 20
@@ -34,11 +37,13 @@ def splits_of(partition: Partition) -> list[Split]:
 class Deliveries:
     """The splits that a member has, and what it does with their events.
 
-    ``fetch`` and ``wait`` block on the log, the others do not. Safe to use from any thread.
+    ``fetch`` and ``wait`` block on the log, the others do not. Safe to use from any thread. ``counts["expired"]`` grows with each
+    event that is not handed out because it has expired.
     """
 
-    def __init__(self, log: EventLog, reset: OffsetReset, window: int) -> None:
+    def __init__(self, log: EventLog, reset: OffsetReset, window: int, counts: Counter[str]) -> None:
         self._log = log
+        self._counts = counts
         self._reset = reset
         self._window = window
         self._lock = threading.RLock()
@@ -48,10 +53,14 @@ class Deliveries:
         self._version: int | None = None
         self._ends: dict[Split, int] = {}
         self._places: dict[str, tuple[SplitReader, int]] = {}  # of events in hand, by their ids; made when it is asked for
+        self._again: dict[str, list[tuple[SplitReader, int]]] = {}  # the same for redeliveries, of which an id can have several
+        self._redelivering: list[SplitReader] = []
         self._stale = True
         self._failure: BusError | None = None
         self.resets: list[str] = []
         """What retention had dropped before it was read, a sentence each; who tells it to somebody clears it."""
+        self.retry_stream_id: str | None = None
+        """The group's stream of redeliveries, if there is one. All of it is to be delivered, whatever the group's reset says."""
 
     # --- which splits -------------------------------------------------------------------------------------------------
 
@@ -68,16 +77,22 @@ class Deliveries:
         wanted = [split for partition in partitions for split in splits_of(partition)]
         missing = {split.stream_id for split in wanted if split not in committed}
         bounds: dict[Split, int] = {}
-        for stream_id in missing if self._reset is not OffsetReset.NONE else ():
-            earliest = self._reset is OffsetReset.EARLIEST
-            bounds |= self._log.begin_offsets(stream_id) if earliest else self._log.end_offsets(stream_id)
+        for stream_id in missing:
+            reset = self._reset_of(stream_id)
+            if reset is not OffsetReset.NONE:
+                is_earliest = reset is OffsetReset.EARLIEST
+                bounds |= self._log.begin_offsets(stream_id) if is_earliest else self._log.end_offsets(stream_id)
         return {split: committed.get(split, bounds.get(split, _UNKNOWN)) for split in wanted}
+
+    def _reset_of(self, stream_id: str) -> OffsetReset:
+        return OffsetReset.EARLIEST if stream_id == self.retry_stream_id else self._reset
 
     def assign(self, starts: Mapping[Split, int], committed: Mapping[Split, int]) -> None:
         """Read these splits from now on, beside those that are there."""
         with self._lock:
             for split, offset in starts.items():
-                self._readers[split] = SplitReader(split, offset, self._window)
+                is_redelivery = split.stream_id == self.retry_stream_id
+                self._readers[split] = SplitReader(split, offset, self._window, is_redelivery=is_redelivery)
                 self._readers[split].committed = committed.get(split)
             self._rearrange()
 
@@ -98,6 +113,7 @@ class Deliveries:
 
     def _rearrange(self) -> None:
         self._lanes = {lane: deque(r for s, r in self._readers.items() if s.lane is lane) for lane in LANES}
+        self._redelivering = [reader for reader in self._readers.values() if reader.is_redelivery]
         self._version, self._stale = None, True
 
     def reader(self, split: Split) -> SplitReader:
@@ -137,7 +153,7 @@ class Deliveries:
         version = self._log.version()
         if version != self._version:
             ends: dict[Split, int] = {}
-            for stream_id in stream_ids:
+            for stream_id in {*stream_ids, *(reader.split.stream_id for reader in self._redelivering)}:
                 ends |= self._log.end_offsets(stream_id)
             self._ends, self._version = ends, version
         with self._lock:
@@ -155,14 +171,15 @@ class Deliveries:
     def _start_over(self, reader: SplitReader, error: OffsetOutOfRangeError) -> None:
         """Go on where the group's ``auto_offset_reset`` says, for what is at the split's offset cannot be read."""
         offset, begin, end = reader.read_offset, int(error.details["begin"]), int(error.details["end"])
-        if self._reset is OffsetReset.NONE:
+        reset = self._reset_of(reader.split.stream_id)
+        if reset is OffsetReset.NONE:
             why = "nothing is committed for it" if offset == _UNKNOWN else f"it holds {begin} to {end - 1}, not {offset}"
             raise OffsetOutOfRangeError(
                 f"{reader.split} cannot be read: {why}, and auto_offset_reset of the group is none. Seek to where to go on, or "
                 "reset the group's offsets.",
                 **error.details,
             ) from error
-        to = begin if self._reset is OffsetReset.EARLIEST else end
+        to = begin if reset is OffsetReset.EARLIEST else end
         self.resets.append(f"{reader.split} holds the offsets {begin} to {end - 1}, not {offset}; it is read on at {to}")
         with self._lock:
             reader.skip_to(to)
@@ -189,7 +206,7 @@ class Deliveries:
         """The next events, at most ``most``, which are in the user's hands then."""
         self._raise_failure()
         with self._lock:
-            now_s = time.monotonic()
+            now_s, now_us = time.monotonic(), time.time_ns() // 1000
             counts: dict[EventPriority, int] = {}
             unread: list[EventPriority] = []
             for lane, readers in self._lanes.items():
@@ -206,17 +223,19 @@ class Deliveries:
                 return []
             self._stale = True
             if plan[0] is plan[-1] and len(set(plan)) == 1:
-                events = self._take(self._lanes[plan[0]], len(plan), now_s)
+                events = self._take(self._lanes[plan[0]], len(plan), now_s, now_us)
                 if not events:
                     self._raise_failure()
                 return events
-            taken = {lane: iter(self._take(self._lanes[lane], plan.count(lane), now_s)) for lane in counts if lane in plan}
+            taken = {
+                lane: iter(self._take(self._lanes[lane], plan.count(lane), now_s, now_us)) for lane in counts if lane in plan
+            }
             events = [event for lane in plan if (event := next(taken[lane], None)) is not None]
             if not events:
                 self._raise_failure()
             return events
 
-    def _take(self, readers: deque[SplitReader], most: int, now_s: float) -> list[Event]:
+    def _take(self, readers: deque[SplitReader], most: int, now_s: float, now_us: int) -> list[Event]:
         taken: list[Event] = []
         last = None
         active = [reader for reader in readers if reader.available(now_s)]
@@ -224,12 +243,15 @@ class Deliveries:
             share = max(1, (most - len(taken)) // len(active))
             for reader in active:
                 try:
-                    got = reader.take(min(share, most - len(taken)))
+                    got = reader.take(min(share, most - len(taken)), now_us)
                 except (
                     CorruptLogError
                 ) as error:  # what the others have given is in the user's hands already: it is told next time
                     self._failure = error
                     return taken
+                if reader.expired:
+                    self._counts["expired"] += reader.expired
+                    reader.expired = 0
                 if got:
                     taken += got
                     last = reader
@@ -248,18 +270,34 @@ class Deliveries:
     # --- what becomes of them -----------------------------------------------------------------------------------------
 
     def find(self, event: Event) -> tuple[SplitReader, int] | None:
-        """Where an event that is in the user's hands was read; ``None`` for any other."""
+        """Where an event that is in the user's hands was read; ``None`` for any other. An event and its redeliveries, which all
+        have its id, are told apart by what their metadata tells."""
         with self._lock:
             if self._stale:
-                self._places = {e.event_id: (r, offset) for r in self._readers.values() for offset, e in r.hands.items()}
-                self._stale = False
+                self._look()
             place = self._places.get(event.event_id)
-            return place if place is not None and place[1] in place[0].hands else None
+            if place is not None and (place[0].hands.get(place[1]) is event or _holds(place, event)):
+                return place
+            return next((place for place in self._again.get(event.event_id, ()) if _holds(place, event)), None)
+
+    def _look(self) -> None:
+        readers = self._readers.values() if not self._redelivering else [r for r in self._readers.values() if not r.is_redelivery]
+        self._places = {event.event_id: (reader, offset) for reader in readers for offset, event in reader.hands.items()}
+        self._again = {}
+        for reader in self._redelivering:
+            for offset, event in reader.hands.items():
+                self._again.setdefault(event.event_id, []).append((reader, offset))
+        self._stale = False
 
     def position(self, event: Event) -> Position | None:
         """The position of an event that is in the user's hands."""
         place = self.find(event)
         return None if place is None else Position(place[0].split, place[1])
+
+    def started_us(self, reader: SplitReader, offset: int) -> int:
+        """When the event was handed out last."""
+        with self._lock:
+            return reader.ledger.started_us(offset)
 
     def ack(self, event: Event) -> bool:
         """The event is done; whether it was in the user's hands."""
@@ -283,13 +321,16 @@ class Deliveries:
                 reader.park(offset)
             return is_in_hand
 
-    def parked(self, reader: SplitReader, offset: int, *, failed: bool) -> None:
-        """It has got there, and is done; or it has not, and is to be delivered again."""
+    def parked(self, reader: SplitReader, offset: int, error: EventError) -> None:
+        """It has got there, and is done."""
         with self._lock:
-            if failed:
-                reader.put_back([offset])
-            else:
-                reader.done(offset)
+            if reader.done(offset):
+                reader.ledger.note(offset, DEAD, error)
+
+    def not_parked(self, reader: SplitReader, offset: int) -> None:
+        """It has not got there, and is to be delivered again."""
+        with self._lock:
+            reader.put_back([offset])
 
     def settle(self) -> None:
         """All that is in the user's hands is done."""
@@ -325,15 +366,25 @@ class Deliveries:
             lows = {split: reader.low() for split, reader in self._readers.items() if reader.next_offset >= 0}
             return {split: low for split, low in lows.items() if low != self._readers[split].committed}
 
-    def committed(self, offsets: Mapping[Split, int]) -> None:
-        """These are committed now."""
+    def committed(self, offsets: Mapping[Split, int]) -> list[Stretch]:
+        """These are committed now: what became of the events before them, as far as it was not told before."""
+        told: list[Stretch] = []
         with self._lock:
             for split, offset in offsets.items():
-                if split in self._readers:
-                    self._readers[split].committed = offset
+                reader = self._readers.get(split)
+                if reader is not None:
+                    reader.committed = offset
+                    told += reader.told(offset)
+        return told
 
     def resume_offsets(self, splits: Sequence[Split] | None = None) -> dict[Split, int]:
         """Where each split would be read on, were all that is in the user's hands done."""
         with self._lock:
             wanted = self._readers if splits is None else splits
             return {split: self._readers[split].resume_offset() for split in wanted if self._readers[split].next_offset >= 0}
+
+
+def _holds(place: tuple[SplitReader, int], event: Event) -> bool:
+    """Whether this event is in hand there."""
+    held = place[0].hands.get(place[1])
+    return held is not None and (held is event or redelivery_of(held) == redelivery_of(event))

@@ -10,6 +10,7 @@ from typing import Final, TypeAlias
 from event_streaming_bus.consumers.blocking import BlockingCalls
 from event_streaming_bus.consumers.coordinator import GroupCoordinator
 from event_streaming_bus.consumers.deliveries import Deliveries
+from event_streaming_bus.consumers.delivery_history import DeliveryHistory
 from event_streaming_bus.consumers.membership import Membership
 from event_streaming_bus.consumers.model import Joined, OffsetReset, Partition
 from event_streaming_bus.consumers.parking import Parking
@@ -35,6 +36,7 @@ class Follower:
         deliveries: Deliveries,
         parking: Parking,
         calls: BlockingCalls,
+        history: DeliveryHistory,
         counts: Counter[str],
         on_assigned: Listener,
         on_revoked: Listener,
@@ -44,6 +46,7 @@ class Follower:
         self._deliveries = deliveries
         self._parking = parking
         self._calls = calls
+        self._history = history
         self._counts = counts
         self._on_assigned = on_assigned
         self._on_revoked = on_revoked
@@ -78,12 +81,14 @@ class Follower:
 
     async def _apply(self, answer: Joined) -> None:
         """Give up, and take, what makes the difference to what the group says."""
-        wanted = {partition for partition in answer.assignment if partition.stream_id in self._member.stream_ids}
+        streams = {*self._member.stream_ids, answer.retry_stream_id}
+        wanted = {partition for partition in answer.assignment if partition.stream_id in streams}
         has = self._deliveries.partitions
         if revoked := has - wanted:
             await self._tell(self._on_revoked, revoked)
             await self.commit_done()
             self._given_up = (answer.generation, self._deliveries.drop(revoked))
+        self._deliveries.retry_stream_id = answer.retry_stream_id
         if not self._member.is_lost() and (given := wanted - has):
             generation, kept = self._given_up
             again = {split: reader for split, reader in kept.items() if Partition(split.stream_id, split.partition) in given}
@@ -98,7 +103,8 @@ class Follower:
 
     def forget(self, stream_id: str) -> None:
         """A stream was dropped: read the others."""
-        self._member.stream_ids.remove(stream_id)
+        if stream_id in self._member.stream_ids:
+            self._member.stream_ids.remove(stream_id)
         self._deliveries.drop([partition for partition in self._deliveries.partitions if partition.stream_id == stream_id])
 
     def _begin(self, partitions: set[Partition], again: Mapping[Split, SplitReader]) -> None:
@@ -132,8 +138,10 @@ class Follower:
         """Commit what is done. Raises ``FencedError`` if it is too late."""
         offsets = self._deliveries.uncommitted()
         if offsets or self._member.is_lost() or self._member.failure is not None:
-            await self._calls.run(self._member.commit, offsets)
-            self._deliveries.committed(offsets)
+            # Not a method: a thread that holds on to the follower keeps a consumer alive that was forgotten.
+            await self._calls.run(_commit, self._member, self._deliveries, self._history, offsets)
+        else:
+            self._history.tell()
         self.committed_s = time.monotonic()
 
     async def commit_done(self) -> None:
@@ -144,3 +152,8 @@ class Follower:
         except FencedError as error:
             self._counts["fenced"] += 1
             _log.warning("%s", error)
+
+
+def _commit(member: Membership, deliveries: Deliveries, history: DeliveryHistory, offsets: dict[Split, int]) -> None:
+    member.commit(offsets)
+    history.delivered(deliveries.committed(offsets))

@@ -26,6 +26,7 @@ from event_streaming_bus.consumers.model import Commit, Group, OffsetReset, Part
 from event_streaming_bus.errors import OffsetOutOfRangeError, StreamNotFoundError
 from event_streaming_bus.models import Split, StreamInfo, rfc3339
 from event_streaming_bus.store.log.base import EventLog
+from event_streaming_bus.store.redeliveries import retry_stream_name
 
 LEAST_COMMITS: Final = 3
 """With fewer commits than this nothing is called STALLED or WARN: two that are alike say little."""
@@ -83,18 +84,25 @@ class SplitLag(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def streams_of(log: EventLog, group: Group, committed: Mapping[Split, int]) -> list[StreamInfo]:
-    """The streams that the group reads: those its members ask for, and those it has committed to. By name; ones that were dropped
-    are left out."""
-    stream_ids = {stream_id for member in group.members for stream_id in member.streams} | {
-        split.stream_id for split in committed
-    }
-    found = []
-    for stream_id in stream_ids:
+    """The streams that the group reads: those its members ask for, those it has committed to, and that of its redeliveries. By
+    name, the last one last; ones that were dropped are left out."""
+    retries = retry_stream_name(group.group_id)
+    wanted = {stream_id for member in group.members for stream_id in member.streams}
+    wanted |= {split.stream_id for split in committed} | {retries}
+    found: dict[str, StreamInfo] = {}
+    for reference in wanted:
         try:
-            found.append(log.find_stream(group.tenant_id, stream_id))
+            info = log.find_stream(group.tenant_id, reference)
         except StreamNotFoundError:
             continue
-    return sorted(found, key=lambda info: info.name)
+        found[info.stream_id] = info
+    return sorted(found.values(), key=lambda info: (info.name == retries, info.name))
+
+
+def reset_of(group: Group, stream: StreamInfo) -> OffsetReset:
+    """Where the group's members begin to read a stream of which nothing is committed: what is redelivered they read all of."""
+    is_redelivery = stream.name == retry_stream_name(group.group_id)
+    return OffsetReset.EARLIEST if is_redelivery else group.config.auto_offset_reset
 
 
 def position_of(committed: int | None, begin: int, end: int, reset: OffsetReset) -> int:
@@ -116,7 +124,7 @@ def measured(
     for info in streams_of(log, group, committed):
         begins, ends = log.begin_offsets(info.stream_id), log.end_offsets(info.stream_id)
         for split in info.splits():
-            position = position_of(committed.get(split), begins[split], ends[split], group.config.auto_offset_reset)
+            position = position_of(committed.get(split), begins[split], ends[split], reset_of(group, info))
             window = tuple(commits.get(split, ()))
             waiting_since_ms = _appended_at_ms(log, split, position) if position < ends[split] else None
             judgement = judge(

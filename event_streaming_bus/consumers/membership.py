@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -22,10 +22,18 @@ class Membership:
 
     A thread sends heartbeats, however long the user's code is busy; only joining is left to the member's polls, since what is in
     the user's hands must be given up before. ``answer`` is what the group said last: what the member may read. The
-    calls block, and are safe to use from any thread; one at a time goes to the coordinator.
+    calls block, and are safe to use from any thread; one at a time goes to the coordinator. ``on_beat`` is called by the thread
+    from time to time.
     """
 
-    def __init__(self, coordinator: GroupCoordinator, group: Group, stream_ids: Sequence[str], client_id: str) -> None:
+    def __init__(
+        self,
+        coordinator: GroupCoordinator,
+        group: Group,
+        stream_ids: Sequence[str],
+        client_id: str,
+        on_beat: Callable[[], object],
+    ) -> None:
         self.group = group
         self.stream_ids = list(stream_ids)
         self.answer: Joined | None = None
@@ -35,6 +43,7 @@ class Membership:
         """Why the member can do nothing any more: its group was deleted, or the data folder closed."""
         self._coordinator = coordinator
         self._client_id = client_id
+        self._on_beat = on_beat
         self._lock = threading.RLock()
         self._member_id: str | None = None
         self._told = 0
@@ -148,6 +157,7 @@ class Membership:
         while not self._stopping.wait(interval_s):
             try:
                 self.beat()
+                self._on_beat()
             except (GroupNotFoundError, ClosedError) as error:
                 self.failure = error
                 return

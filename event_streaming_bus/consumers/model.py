@@ -113,6 +113,8 @@ class Joined(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the rebalance waits for this member to join again; if not, it waits for others."""
     is_paused: bool = False
     """Whether the group is paused: then the member is to read nothing for now."""
+    retry_stream_id: str | None = None
+    """The group's stream of redeliveries, if there is one: its partitions are shared among all members."""
 
 
 class Commit(NamedTuple):

@@ -21,11 +21,18 @@ class Positions:
 
     @property
     def assignment(self) -> tuple[Partition, ...]:
-        """The partitions that this consumer reads at the moment."""
+        """The partitions that this consumer reads at the moment, those of ``retry_stream_id`` included."""
         return tuple(sorted(self._deliveries.partitions))
 
+    @property
+    def retry_stream_id(self) -> str | None:
+        """The id of the stream of dead letters that were retried for this group, once there are any. All members of the group
+        share its partitions, without asking for them."""
+        return self._deliveries.retry_stream_id
+
     def position(self, event: Event) -> Position:
-        """Where an event that is in hand was read. Raises ``InvalidStateError`` for another."""
+        """Where an event that is in hand was read: for one that is redelivered, its place on ``retry_stream_id``. Raises
+        ``InvalidStateError`` for another."""
         position = self._deliveries.position(event)
         if position is None:
             raise InvalidStateError(f"The event {event.event_id} is not in hand: it is done, or its partition was taken away.")

@@ -16,6 +16,7 @@ from event_streaming_bus.consumers.assignors import ASSIGNORS, Owned
 from event_streaming_bus.consumers.model import AssignmentStrategy, GroupConfig, GroupState, Joined, Partition
 from event_streaming_bus.errors import FencedError, InvalidStateError, UnknownMemberError
 from event_streaming_bus.store.groups import GroupRecord, MemberRecord, Place, RebalanceRecord, StreamShape
+from event_streaming_bus.store.redeliveries import retry_stream_name
 
 MAX_MEMBERS: Final = 1_000
 _MAX_REASONS: Final = 20
@@ -42,7 +43,8 @@ def config_of(text: str) -> GroupConfig:
 
 class LiveGroup:
     """A group at ``now_ms``. ``group`` and ``members`` are to be kept if they have changed; ``rebalances`` lists those that came
-    to their end meanwhile. ``shapes``: the streams that its members subscribe to, by id, in the order of their names."""
+    to their end meanwhile. ``shapes``: the streams that its members subscribe to, by id, in the order of their names, and the
+    group's stream of redeliveries, to which all of them do."""
 
     def __init__(
         self, group: GroupRecord, members: Mapping[str, MemberRecord], shapes: Mapping[str, StreamShape], now_ms: int
@@ -52,6 +54,8 @@ class LiveGroup:
         self.rebalances: list[Rebalance] = []
         self.config = config_of(group.config)
         self._shapes = shapes
+        retries = retry_stream_name(group.group_id)
+        self.retry_stream_id = next((stream_id for stream_id, shape in shapes.items() if shape.name == retries), None)
         self._now_ms = now_ms
         self._is_cooperative = self.config.partition_assignment_strategy is AssignmentStrategy.COOPERATIVE_STICKY
 
@@ -141,7 +145,7 @@ class LiveGroup:
             member_id: Owned(tuple(Partition(*place) for place in member.owned), member.generation or -1)
             for member_id, member in self.members.items()
         }
-        subscriptions = {member_id: member.streams for member_id, member in self.members.items()}
+        subscriptions = {member_id: self._streams(member) for member_id, member in self.members.items()}
         shared = ASSIGNORS[self.config.partition_assignment_strategy](subscriptions, counts, owned)
         rank = {stream_id: number for number, stream_id in enumerate(counts)}
         return {
@@ -181,8 +185,13 @@ class LiveGroup:
 
     def _counts(self) -> dict[str, int]:
         """The number of partitions of each stream that there is and that a member subscribes to, in the order of their names."""
-        wanted = {stream_id for member in self.members.values() for stream_id in member.streams}
+        wanted = {stream_id for member in self.members.values() for stream_id in self._streams(member)}
         return {stream_id: shape.partitions for stream_id, shape in self._shapes.items() if stream_id in wanted}
+
+    def _streams(self, member: MemberRecord) -> tuple[str, ...]:
+        """The streams that a member subscribes to, that of the redeliveries included."""
+        is_all = self.retry_stream_id is None or self.retry_stream_id in member.streams
+        return member.streams if is_all else (*member.streams, str(self.retry_stream_id))
 
     def _name(self, stream_id: str) -> str:
         shape = self._shapes.get(stream_id)
@@ -287,6 +296,7 @@ class LiveGroup:
             is_rebalancing=is_rebalancing,
             must_rejoin=is_rebalancing and not member.is_waiting,
             is_paused=self.group.is_paused,
+            retry_stream_id=self.retry_stream_id,
         )
 
     def check_commit(self, member_id: str, generation: int, places: Sequence[Place]) -> None:

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from event_streaming_bus.consumers.lag import position_of, streams_of
-from event_streaming_bus.consumers.model import Group, OffsetReset
+from event_streaming_bus.consumers.lag import position_of, reset_of, streams_of
+from event_streaming_bus.consumers.model import Group
 from event_streaming_bus.errors import InvalidInputError, OffsetOutOfRangeError
 from event_streaming_bus.models import LANES, EventPriority, Split, StreamInfo, time_ms
 from event_streaming_bus.store.log.base import EventLog
+from event_streaming_bus.store.redeliveries import is_retry_stream
 
 _ACCEPTED: Final = '"earliest", "latest", {"offset": 0} or {"timestamp": "2025-01-26T10:00:00Z"}'
 
@@ -96,17 +97,21 @@ def chosen_splits(
     log: EventLog,
     group: Group,
     committed: Mapping[Split, int],
+    target: Target,
     streams: Sequence[str] | None,
     partitions: Sequence[int] | None,
     lanes: Sequence[str] | None,
 ) -> list[tuple[StreamInfo, Split]]:
     """The splits that are meant: of the streams named, by name or id, or of all that the group reads; of the partitions and lanes
-    named, or of all. Raises ``StreamNotFoundError``, and ``InvalidInputError`` naming the place."""
+    named, or of all. An offset is not meant for the group's stream of redeliveries unless that is named. Raises
+    ``StreamNotFoundError``, and ``InvalidInputError`` naming the place."""
     for name, value in (("streams", streams), ("partitions", partitions), ("lanes", lanes)):
         if isinstance(value, str | int):  # a text is a sequence, too, of its characters
             raise InvalidInputError(f"{name}: expected a list, got {value!r}")
     if streams is None:
         infos = streams_of(log, group, committed)
+        if isinstance(target, AtOffset):
+            infos = [info for info in infos if not is_retry_stream(info.name)]
         if not infos:
             raise InvalidInputError(f"streams: the group {group.name} has read no stream yet, so say which ones are meant")
     else:
@@ -131,7 +136,7 @@ def chosen_splits(
 
 
 def moves(
-    log: EventLog, splits: Sequence[tuple[StreamInfo, Split]], committed: Mapping[Split, int], target: Target, reset: OffsetReset
+    log: EventLog, group: Group, splits: Sequence[tuple[StreamInfo, Split]], committed: Mapping[Split, int], target: Target
 ) -> list[Move]:
     """What a reset to ``target`` does to each split. An offset is meant for splits that hold or have held events, and
     ``OffsetOutOfRangeError`` names the first that has no such one."""
@@ -146,7 +151,7 @@ def moves(
         if isinstance(target, AtOffset) and end == 0 and len(splits) > 1:
             continue
         offset = _offset(log, info, split, begin, end, target)
-        position = position_of(committed.get(split), begin, end, reset)
+        position = position_of(committed.get(split), begin, end, reset_of(group, info))
         found.append(Move(split, info.name, committed.get(split), position, offset, end))
     if not found:
         raise InvalidInputError("to.offset: none of the splits that are meant holds an event")

@@ -62,7 +62,8 @@ class ConsumerManagementService:
         return await asyncio.to_thread(lambda: group_data(group) | {"members": self._members(group)})
 
     async def delete_consumer_group(self, group_id: str, tenant_id: str = DEFAULT_TENANT) -> Group:
-        """Forget a group and what it has committed; returns it as it was. Its members are told so when they next ask."""
+        """Forget a group, what it has committed, and what is on its way to it of retried dead letters; returns it as it was. Its
+        members are told so when they next ask."""
         return await asyncio.to_thread(self._coordinator.delete, tenant_id, group_id)
 
     async def pause(self, group_id: str, tenant_id: str = DEFAULT_TENANT) -> Group:
@@ -190,8 +191,8 @@ class ConsumerManagementService:
         group = self._coordinator.get(tenant_id, group_id)
         committed = self._coordinator.committed(group.group_id)
         log = self._storage.log
-        splits = resets.chosen_splits(log, group, committed, streams, partitions, lanes)
-        moves = resets.moves(log, splits, committed, target, group.config.auto_offset_reset)
+        splits = resets.chosen_splits(log, group, committed, target, streams, partitions, lanes)
+        moves = resets.moves(log, group, splits, committed, target)
         is_allowed = group.is_paused or not group.members
         data = {
             "group_id": group.group_id,
@@ -207,7 +208,9 @@ class ConsumerManagementService:
     def _members(self, group: Group) -> list[dict[str, Any]]:
         """The members as plain data, streams by their names."""
         names: dict[str, str] = {}
-        for stream_id in {stream_id for member in group.members for stream_id in member.streams}:
+        wanted = {stream_id for member in group.members for stream_id in member.streams}
+        wanted |= {partition.stream_id for member in group.members for partition in member.assignment}
+        for stream_id in wanted:
             try:
                 names[stream_id] = self._storage.log.find_stream(group.tenant_id, stream_id).name
             except StreamNotFoundError:  # dropped since

@@ -4,37 +4,48 @@ An event goes from the read-ahead into the user's *hands*, and is *done* when it
 is *pending*: it waits for its next delivery. Whatever is below ``next_offset`` and neither in hand nor pending is done; the
 lowest that is not is where the group goes on, so that is what is committed.
 
+An event that has expired is done without being handed out: for the first time, or again.
+
 Order: while an event with a key is pending, the events of this key that come behind it and have not been handed out wait in a
 queue, and are then handed out one at a time, each when the one before it is done. Events without a key do not wait.
 """
 
 import heapq
+import time
 from bisect import insort
 from collections import deque
 from collections.abc import Sequence
 
+from event_streaming_bus.consumers.split_ledger import SplitLedger, Stretch
 from event_streaming_bus.models import Event, Split
+from event_streaming_bus.store.history_records import EXPIRED
 from event_streaming_bus.store.log.record_batch import RecordBatch
+from event_streaming_bus.store.redeliveries import as_delivered
 
 
 class SplitReader:
     """The deliveries of one split. Not safe for threads: its owner has a lock.
 
-    ``window``: with so many events in hand or pending, no more are handed out, so the memory is bounded.
+    ``window``: with so many events in hand or pending, no more are handed out, so the memory is bounded. ``is_redelivery``:
+    whether the split is one of the group's stream of redeliveries, whose events are handed out as they were at first.
     """
 
     __slots__ = (
         "_batches",
         "_events",
         "_index",
+        "_may_expire",
         "_queues",
         "_ready",
         "_retries",
         "_waiting",
         "buffered",
         "committed",
+        "expired",
         "hands",
         "is_paused",
+        "is_redelivery",
+        "ledger",
         "next_offset",
         "parking",
         "pending",
@@ -42,14 +53,18 @@ class SplitReader:
         "window",
     )
 
-    def __init__(self, split: Split, offset: int, window: int) -> None:
+    def __init__(self, split: Split, offset: int, window: int, *, is_redelivery: bool = False) -> None:
         self.split = split
+        self.is_redelivery = is_redelivery
         self.window = window
         self.next_offset = offset
         """The offset of the next event that is handed out for the first time."""
         self.committed: int | None = None
         """What the group has committed, as far as this member knows."""
         self.is_paused = False
+        self.expired = 0
+        """How many events had expired when their turn came."""
+        self.ledger = SplitLedger(split, offset)
         self.hands: dict[int, Event] = {}
         self.pending: dict[int, Event] = {}
         self.parking: set[int] = set()  # those of the pending ones that are on their way to the dead letters
@@ -57,6 +72,7 @@ class SplitReader:
         self._batches: deque[RecordBatch] = deque()
         self._events: list[Event] = []  # the batch that is being handed out, decoded
         self._index = 0
+        self._may_expire = False  # whether one of them has a time at which it expires
         self._retries: dict[int, int] = {}  # how often each was delivered again
         self._waiting: list[tuple[float, int]] = []  # heap of (when it is due, offset)
         self._ready: list[int] = []  # heap of offsets
@@ -83,6 +99,7 @@ class SplitReader:
     def seek(self, offset: int) -> None:
         """Go on at ``offset``, and forget all that is in hand, pending or read ahead."""
         self.next_offset, self.buffered, self._events, self._index = offset, 0, [], 0
+        self.ledger.start_over(offset)
         for kept in (
             self._batches,
             self.hands,
@@ -101,6 +118,7 @@ class SplitReader:
         if offset < self.next_offset:
             self.seek(offset)
         else:
+            self.ledger.skip(self.next_offset, offset)
             self.next_offset = offset
 
     # --- handing out --------------------------------------------------------------------------------------------------
@@ -130,27 +148,26 @@ class SplitReader:
         queue = self._queues.get(event.key) if event.key is not None else None
         return not queue or queue[0] == offset
 
-    def take(self, most: int) -> list[Event]:
+    def take(self, most: int, now_us: int | None = None) -> list[Event]:
         """The next events, which are in the user's hands then: at most ``most``, those to be delivered again first."""
-        taken: list[Event] = []
-        while self._ready and len(taken) < most:
-            offset = heapq.heappop(self._ready)
-            if self._is_first(offset):
-                event = self.hands[offset] = self.pending.pop(offset)
-                taken.append(event)
+        now_us = time.time_ns() // 1000 if now_us is None else now_us
+        taken = self._take_again(most, now_us) if self._ready else []
         left = min(most - len(taken), self.room)
+        if left > 0 and self.buffered:
+            self.ledger.handed_out(self.next_offset, now_us)
         while left > 0 and self.buffered:
             if self._index >= len(self._events):
-                self._events, self._index = self._batches[0].events(), 0  # if it is damaged, it stays and raises again
-                self._batches.popleft()
+                self._open()
             events = self._events[self._index : self._index + left] if self._index or left < len(self._events) else self._events
             self._index += len(events)
             offset, count = self.next_offset, len(events)
             self.next_offset += count
             self.buffered -= count
             left -= count
-            if self._queues:
-                taken += self._hold_back(offset, events)
+            if self._may_expire or self._queues:
+                expired = self.expired
+                taken += self._hold_back(offset, events, now_us // 1000)
+                left += self.expired - expired
             else:
                 self.hands.update(zip(range(offset, offset + count), events, strict=True))
                 taken += events
@@ -158,10 +175,43 @@ class SplitReader:
             self._events, self._index = [], 0
         return taken
 
-    def _hold_back(self, first: int, events: Sequence[Event]) -> list[Event]:
-        """Of new events, those that need not wait for another of their key."""
+    def _open(self) -> None:
+        """Decode the next batch. If it is damaged, it stays, and raises again."""
+        batch = self._batches[0]
+        events = batch.events()
+        is_same, expires_at_ms = batch.constant("expires_at_ms")
+        self._may_expire = not is_same or expires_at_ms is not None
+        self._events, self._index = list(map(as_delivered, events)) if self.is_redelivery else events, 0
+        self._batches.popleft()
+
+    def _take_again(self, most: int, now_us: int) -> list[Event]:
+        """Of the events to be delivered again, those that are ready."""
+        taken: list[Event] = []
+        while self._ready and len(taken) < most:
+            offset = heapq.heappop(self._ready)
+            if not self._is_first(offset):
+                continue
+            event = self.pending.pop(offset)
+            if _is_expired(event, now_us // 1000):
+                self._expire(offset)
+                self._forget(offset, event)
+                continue
+            self.hands[offset] = event
+            self.ledger.handed_out_again(offset, now_us)
+            taken.append(event)
+        return taken
+
+    def _expire(self, offset: int) -> None:
+        self.expired += 1
+        self.ledger.note(offset, EXPIRED)
+
+    def _hold_back(self, first: int, events: Sequence[Event], now_ms: int) -> list[Event]:
+        """Of new events, those that have not expired and need not wait for another of their key."""
         taken = []
         for offset, event in enumerate(events, first):
+            if _is_expired(event, now_ms):
+                self._expire(offset)
+                continue
             queue = self._queues.get(event.key) if event.key is not None else None
             if queue is None:
                 self.hands[offset] = event
@@ -193,6 +243,11 @@ class SplitReader:
             event = self.pending.pop(offset, None)
         if event is None:
             return False
+        self._forget(offset, event)
+        return True
+
+    def _forget(self, offset: int, event: Event) -> None:
+        """The event is done: the next one of its key need not wait for it any more."""
         self._retries.pop(offset, None)
         queue = self._queues.get(event.key) if event.key is not None and self._queues else None
         if queue is not None and event.key is not None and offset in queue:
@@ -201,7 +256,10 @@ class SplitReader:
                 del self._queues[event.key]
             elif queue[0] in self.pending:
                 heapq.heappush(self._ready, queue[0])
-        return True
+
+    def told(self, until: int) -> list[Stretch]:
+        """What became of the events before ``until``, which is committed, as far as it was not told before."""
+        return self.ledger.told(min(until, self.next_offset))
 
     def settle(self) -> None:
         """All that is in hand is done."""
@@ -247,3 +305,7 @@ class SplitReader:
             queue = self._queues[event.key] = sorted(same)
         if offset not in queue:
             insort(queue, offset)
+
+
+def _is_expired(event: Event, now_ms: int) -> bool:
+    return event.expires_at_ms is not None and event.expires_at_ms <= now_ms

@@ -19,6 +19,10 @@ from event_streaming_bus.api.consuming_sessions import ConsumingSessions, TooMan
 from event_streaming_bus.bus import open_bus
 from event_streaming_bus.consumers.coordinator import GroupCoordinator
 from event_streaming_bus.consumers.model import GroupConfig
+from event_streaming_bus.models import StreamConfig
+from event_streaming_bus.store.log.base import Append
+from event_streaming_bus.store.redeliveries import redelivery, retry_stream_name
+from event_streaming_bus.testing import read_all
 
 ESB = Path(sys.executable).with_name("esb")
 GROUP = "/api/v1/consumer-groups/mail"
@@ -34,8 +38,13 @@ def serve(folder: Path) -> tuple["subprocess.Popen[str]", str]:
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    process, url = serve(tmp_path_factory.mktemp("served"))
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("served")
+
+
+@pytest.fixture(scope="module")
+def url(folder: Path) -> Iterator[str]:
+    process, url = serve(folder)
     yield url
     process.terminate()
     process.communicate(timeout=60)
@@ -237,6 +246,30 @@ async def test_parking_one_event_leaves_the_others_in_hand(client: httpx.AsyncCl
     assert (await lag(client))["parked"] == 1
     await client.post(f"{member}/ack", json={"event_ids": [events[1]["event_id"]]})
     await until_lag(client, 0)
+
+
+async def test_an_event_that_is_retried_is_given_again_as_it_was(client: httpx.AsyncClient, folder: Path) -> None:
+    member = await join(client, auto_commit=False)
+    await publish(client, "a", "b")
+    events = await poll_all(client, member, 2)
+    parked = next(event for event in events if event["payload"] == "a")
+    assert (await client.post(f"{member}/park", json={"event_ids": [parked["event_id"]], "reason": "no"})).json()["parked"] == 1
+    await until_lag(client, 1)
+    with open_bus(folder) as bus:
+        letter = read_all(bus, "_dead_letters", tenant_id=client.headers["X-Tenant-Id"])[-1]
+        group_id = (await client.get(GROUP)).json()["group_id"]
+        config = StreamConfig(name=retry_stream_name(group_id), tenant_id=client.headers["X-Tenant-Id"])
+        bus.log.append([Append(bus.log.create_stream(config).stream_id, [redelivery(letter)])])
+    again = next(event for event in await poll_all(client, member, 1) if event["payload"] == "a")
+    assert (again["event_id"], place(again)) == (parked["event_id"], place(parked))
+    assert again["metadata"]["redelivery"]["dead_letter_id"] == letter.event_id
+    heard = (await client.post(f"{member}/heartbeat")).json()
+    assert config.name in {each["stream"] for each in heard["assignment"]}
+    for acked, other in ((1, []), (0, [place(again)])):
+        answer = await client.post(f"{member}/ack", json={"positions": [place(again)]})
+        assert answer.json() == {"acknowledged": acked, "not_in_hand": other}
+    assert (await lag(client))["stream_lags"].keys() == {"orders", config.name}
+    await client.delete(member)
 
 
 async def test_a_member_seeks(client: httpx.AsyncClient) -> None:

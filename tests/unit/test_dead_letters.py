@@ -10,11 +10,13 @@ import pytest
 from bytewax.testing import run_main
 
 from event_streaming_bus.bus import Bus
-from event_streaming_bus.errors import DeadLetterNotFoundError, InvalidInputError, InvalidStateError
+from event_streaming_bus.consumers.service import ConsumerManagementService
+from event_streaming_bus.errors import DeadLetterNotFoundError, InvalidInputError, InvalidStateError, StreamNotFoundError
 from event_streaming_bus.flows.build import build
-from event_streaming_bus.flows.dead_letters import MAX_IDS, letter_filter
+from event_streaming_bus.flows.dead_letters import letter_filter
 from event_streaming_bus.flows.deploy import deploy
-from event_streaming_bus.flows.letter_retries import LetterReport
+from event_streaming_bus.flows.letter_retries import LetterReport, Retrier
+from event_streaming_bus.flows.letter_selection import MAX_IDS
 from event_streaming_bus.flows.metrics import flow_metrics
 from event_streaming_bus.flows.plan import Plan
 from event_streaming_bus.flows.runner import current_ends
@@ -25,6 +27,7 @@ from event_streaming_bus.store.dead_letters import dead_letter, original
 from event_streaming_bus.store.history import History
 from event_streaming_bus.store.letters import BLOCK_LETTERS, LetterBox, LetterFilter, LetterStatus
 from event_streaming_bus.store.log.base import Append
+from event_streaming_bus.store.redeliveries import redelivery_of, retry_stream_name
 from event_streaming_bus.testing import read_all, temporary_bus
 
 ORDER = {"type": "object", "properties": {"total": {"type": "number"}}, "required": ["total"]}
@@ -300,10 +303,24 @@ def test_a_letter_dropped_by_another_meanwhile_is_not_retried(bus: Bus) -> None:
     guarded_stream(bus, version="2.0", schema={"type": "object"})
     stale = letters(bus)
     assert told(bus.dead_letters.drop([stale[0].letter_id])) == [("DROPPED", None)]
-    from event_streaming_bus.flows.letter_retries import Retrier
-
     assert told(Retrier(bus.storage, "default").retry([stale])) == [("REFUSED", "it is DROPPED already"), ("RETRIED", None)]
     assert payloads(bus, "orders") == [{"k": "b"}]
+
+
+def test_what_is_gone_since_it_was_looked_up_is_looked_up_again(bus: Bus) -> None:
+    guarded_stream(bus)
+    publish(bus, "orders", {"k": "a", "n": 1}, {"k": "a", "n": 2})
+    guarded_stream(bus, version="2.0", schema={"type": "object"})
+    first, second = letters(bus)
+
+    def blocks() -> Iterator[list[letters_module.Letter]]:
+        yield [first]
+        guarded_stream(bus, version="3.0", schema={"type": "object", "required": ["n"]})
+        yield [second]
+
+    retried = Retrier(bus.storage, "default").retry(blocks())
+    assert [report.result.value for report in retried] == ["RETRIED", "RETRIED"]
+    assert payloads(bus, "orders") == [{"k": "a", "n": 2}]
 
 
 def test_letters_over_many_blocks_and_lanes_are_retried_each_once(bus: Bus) -> None:
@@ -334,8 +351,8 @@ def test_what_cannot_be_selected_is_told_and_changes_nothing(bus: Bus) -> None:
     known = letters(bus)[0].letter_id
     for call in (bus.dead_letters.retry, bus.dead_letters.drop):
         for arguments, message in (
-            ({}, "expected one of the two"),
-            ({"ids": [known], "where": OPEN}, "expected one of the two"),
+            ({}, "expected one of the three"),
+            ({"ids": [known], "where": OPEN}, "expected one of the three"),
             ({"ids": ["x"] * (MAX_IDS + 1)}, "at most 1,000 are accepted, got 1,001"),
             ({"where": LetterFilter(status=LetterStatus.DROPPED)}, "only OPEN letters"),
         ):
@@ -344,6 +361,189 @@ def test_what_cannot_be_selected_is_told_and_changes_nothing(bus: Bus) -> None:
         with pytest.raises(DeadLetterNotFoundError, match="nothing"):
             call([known, "nothing"])
     assert letters(bus)[0].state.retries == 0
+
+
+# --- events that a member of a consumer group set aside ----------------------------------------------------------------
+
+
+async def park(bus: Bus, group: str, stream: str = "orders") -> str:
+    """Let a member of a group set aside all that there is; returns the id of the group."""
+    async with bus.consumer(group, [stream]) as consumer:
+        while events := await consumer.poll(timeout_s=0.2):
+            for event in events:
+                consumer.park(event, "bad")
+    return str((await ConsumerManagementService(bus.storage).get_consumer_group(group)).group_id)
+
+
+def redelivered(bus: Bus, group_id: str) -> list[Event]:
+    return read_all(bus, retry_stream_name(group_id))
+
+
+async def test_letters_of_a_group_are_listed_by_its_name_or_id(bus: Bus) -> None:
+    bus.create_stream("orders")
+    publish(bus, "orders", {"k": "a"}, {"k": "b"})
+    ids = {group: await park(bus, group) for group in ("billing", "shipping")}
+    for group in ("billing", ids["billing"]):
+        page = await bus.dead_letters.list_dead_letters(group=group)
+        assert [(d["step"], d["group_id"], d["key"]) for d in page["dead_letters"]] == [
+            ("consumer:billing", ids["billing"], key) for key in "ab"
+        ]
+    assert (await bus.dead_letters.list_dead_letters(group="bill"))["dead_letters"] == []
+
+
+async def test_letters_of_a_group_go_to_its_own_stream_once_and_in_order(bus: Bus) -> None:
+    bus.create_stream("orders", partitions=3)
+    publish(bus, "orders", *({"k": f"k{i % 4}", "n": i} for i in range(12)), metadata={"m": 1}, correlation_id="c")
+    publish(bus, "orders", {"k": "k1", "n": 12}, priority=EventPriority.CRITICAL)
+    ids = {group: await park(bus, group) for group in ("billing", "shipping")}
+    there = {letter.letter_id: letter for letter in letters(bus, LetterFilter(group="billing"))}
+    assert retry_all(bus, group="billing") == [("RETRIED", None)] * 13
+    again = redelivered(bus, ids["billing"])
+    assert bus.log.find_stream("default", retry_stream_name(ids["billing"])).config.partitions == 3
+    for event in again:
+        told = redelivery_of(event)
+        assert told is not None
+        letter = there.pop(told["dead_letter_id"])
+        was = letter.original()
+        assert (told["event_id"], told["stream"], event.causation_id) == (was.event_id, "orders", letter.letter_id)
+        assert letter.place().items() <= told.items()
+        kept = {"event_id": was.event_id, "causation_id": was.causation_id, "metadata": was.metadata}
+        assert msgspec.structs.replace(event, **kept) == was
+    assert there == {}
+    for key in range(4):
+        numbers = [event.payload["n"] for event in again if event.key == f"k{key}" and event.priority is EventPriority.NORMAL]
+        assert numbers == sorted(numbers)
+    assert [event.payload["n"] for event in again if event.priority is EventPriority.CRITICAL] == [12]
+    assert len(letters(bus, LetterFilter(group="shipping"))) == 13
+    assert len(read_all(bus, "orders")) == 13
+    with pytest.raises(StreamNotFoundError):
+        redelivered(bus, ids["shipping"])
+    assert retry_all(bus, group="billing") == []
+
+
+async def test_what_a_group_set_aside_is_delivered_to_that_group_alone_as_it_was(bus: Bus) -> None:
+    bus.create_stream("orders", partitions=2)
+    await park(bus, "shipping")
+    async with bus.consumer("billing", ["orders"]) as billing, bus.consumer("shipping", ["orders"]) as shipping:
+        publish(bus, "orders", *({"k": f"k{i % 2}", "n": i} for i in range(6)))
+        while len(letters(bus)) < 6:
+            for event in await billing.poll(timeout_s=1):
+                billing.park(event, "bad")
+        assert len(await shipping.poll(timeout_s=1)) == 6
+        assert retry_all(bus, group="billing") == [("RETRIED", None)] * 6
+        again: list[Event] = []
+        while len(again) < 6:
+            again += await billing.poll(timeout_s=5)
+        assert await shipping.poll(timeout_s=0.2) == await billing.poll(timeout_s=0.2) == []
+    assert sorted(event.event_id for event in again) == sorted(event.event_id for event in read_all(bus, "orders"))
+    for key in ("k0", "k1"):
+        numbers = [event.payload["n"] for event in again if event.key == key]
+        assert numbers == sorted(numbers)
+
+
+async def test_letters_of_a_group_that_is_gone_are_refused_also_if_there_is_another_of_its_name(bus: Bus) -> None:
+    bus.create_stream("orders")
+    publish(bus, "orders", {"k": "a"})
+    group_id = await park(bus, "billing")
+    service = ConsumerManagementService(bus.storage)
+    await service.delete_consumer_group("billing")
+    for _ in range(2):
+        ((result, message),) = retry_all(bus)
+        assert (result, f"the consumer group 'billing' ({group_id}), whose member" in str(message)) == ("REFUSED", True)
+        assert letters(bus)[0].state.retries == 0
+        await service.create_consumer_group({"group_name": "billing"})
+
+
+async def test_letters_of_a_group_whose_stream_is_gone_go_to_a_stream_of_one_partition(bus: Bus) -> None:
+    bus.create_stream("orders", partitions=4)
+    publish(bus, "orders", {"k": "a"})
+    group_id = await park(bus, "billing")
+    bus.log.drop_stream(bus.log.find_stream("default", "orders").stream_id)
+    assert retry_all(bus) == [("RETRIED", None)]
+    assert bus.log.find_stream("default", retry_stream_name(group_id)).config.partitions == 1
+    assert len(redelivered(bus, group_id)) == 1
+
+
+async def test_a_group_s_letters_retried_by_many_at_once_are_written_once(bus: Bus) -> None:
+    bus.create_stream("orders")
+    publish(bus, "orders", *({"k": f"k{i % 7}", "n": i} for i in range(300)))
+    group_id = await park(bus, "billing")
+    together, results = threading.Barrier(4), list[tuple[str, str | None]]()
+
+    def retry() -> None:
+        together.wait()
+        results.extend(retry_all(bus))
+
+    threads = [threading.Thread(target=retry) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(event.payload["n"] for event in redelivered(bus, group_id)) == list(range(300))
+    assert [result for result, _ in results].count("RETRIED") == 300
+
+
+async def test_an_event_that_has_expired_is_not_redelivered(bus: Bus) -> None:
+    bus.create_stream("orders")
+    publish(bus, "orders", {"k": "a"})
+    await park(bus, "billing")
+    (letter,) = letters(bus)
+    why = letter.why | {"expires_at_ms": 1000}
+    expired = msgspec.structs.replace(letter.event, event_id="expired", metadata={"dead_letter": why})
+    bus.log.append([Append(bus.storage.dead_letters("default").stream_id, [expired])])
+    (report,) = bus.dead_letters.retry(["expired"])
+    assert (report.result.value, report.message) == (
+        "REFUSED",
+        "the event expired at 1970-01-01T00:00:01.000Z, and consumers skip it: publish it anew, or drop the letter",
+    )
+
+
+# --- events that a routing rule set aside ------------------------------------------------------------------------------
+
+
+def rules(bus: Bus, *configs: dict[str, Any]) -> None:
+    whole = [{"name": f"r{i}", "stream": "orders", **config} for i, config in enumerate(configs)]
+    bus.routing.apply(bus.routing.read(whole, [f"routes[{i}]" for i in range(len(whole))], "default"), "default")
+
+
+def test_an_event_that_a_rule_set_aside_goes_to_its_stream_without_being_routed_again(bus: Bus) -> None:
+    bus.create_stream("orders")
+    bus.create_stream("copies")
+    aside = {"match": "payload.n < 0", "dead_letter": "negative"}
+    rules(bus, aside)
+    publish(bus, "orders", {"k": "a", "n": -1}, metadata={"m": 1})
+    rules(bus, aside, {"to": ["copies"]})
+    (letter,) = letters(bus, LetterFilter(processor="routing"))
+    assert retry_all(bus) == [("RETRIED", None)]
+    (event,) = read_all(bus, "orders")
+    assert (event.payload, event.key, event.metadata) == ({"k": "a", "n": -1}, "a", {"m": 1})
+    assert (event.causation_id, event.event_id != letter.letter_id) == (letter.letter_id, True)
+    assert read_all(bus, "copies") == letters(bus) == []
+
+
+def test_an_event_that_a_rule_set_aside_is_checked_against_the_schema_of_its_stream(bus: Bus) -> None:
+    guarded_stream(bus)
+    rules(bus, {"match": "payload.total < 0", "dead_letter": "negative"})
+    publish(bus, "orders", {"k": "a", "total": -1}, {"k": "a", "total": -2, "n": 1})
+    guarded_stream(bus, version="2.0", schema={"type": "object", "required": ["n"]})
+    ids = [letter.letter_id for letter in letters(bus)]
+    (result, message), waiting = retry_all(bus)
+    assert (result, "n" in str(message), waiting) == ("FAILED", True, ("WAITING", f"waits for {ids[0]}"))
+    assert told(bus.dead_letters.retry([ids[1]])) == [("RETRIED", None)]
+    assert [event.payload["n"] for event in read_all(bus, "orders")] == [1]
+
+
+def test_an_event_that_a_rule_could_not_send_on_is_refused(bus: Bus) -> None:
+    bus.create_stream("orders")
+    bus.create_stream("gone")
+    rules(bus, {"to": ["gone"]})
+    bus.log.drop_stream(bus.log.find_stream("default", "gone").stream_id)
+    publish(bus, "orders", {"k": "a"})
+    ((result, message),) = retry_all(bus)
+    assert (result, message) == (
+        "REFUSED",
+        "the rule 'r0' could not send it on, and a retry does not route: publish the event anew",
+    )
 
 
 # --- events that a processor failed on --------------------------------------------------------------------------------
@@ -455,6 +655,25 @@ def test_letters_that_need_the_state_of_a_processor_are_refused_with_what_to_do_
         assert "sums (AGGREGATE) keeps state" in str(message)
         assert "Publish the event anew, corrected, or run the flow from the start" in str(message)
     assert [letter.state.retries for letter in letters(bus)] == [0, 0]
+
+
+def test_a_preview_tells_which_letters_of_processors_could_be_retried_without_processing_them(bus: Bus) -> None:
+    window = {"window_type": "tumbling", "window_size_ms": 60_000}
+    logic = {"aggregation_function": "sum", "aggregation_field": "x"}
+    double, halve = processor("double", "MAP", DOUBLE, target_stream_id="out"), processor("halve", "MAP", HALVE)
+    sums = processor("sums", "AGGREGATE", logic, source_stream_id="halve", target_stream_id="b", window_config=window)
+    plan = deployed(bus, double, halve, sums)
+    publish(bus, "in", {"k": "a", "x": None, "d": 1}, {"k": "b", "x": None, "d": 1})
+    run(bus, plan)
+    version = bus.log.version()
+    groups = {group["step"]: group for group in bus.dead_letters.preview(where=OPEN)["groups"]}
+    assert bus.log.version() == version
+    processor_id = next(node.processor_id for node in plan.nodes() if node.name == "double")
+    assert groups["double"]["destination"] == {"kind": "PROCESSOR", "id": processor_id, "name": "double"}
+    assert (groups["double"]["would"]["retry"], groups["double"]["keys"], groups["double"]["reasons"]) == (2, 2, [])
+    assert (groups["halve"]["destination"], groups["halve"]["would"]["refuse"]) == (None, 2)
+    assert "sums (AGGREGATE) keeps state" in groups["halve"]["reasons"][0]["message"]
+    assert sorted(result for result, _ in retry_all(bus)) == ["FAILED", "FAILED", "REFUSED", "REFUSED"]
 
 
 def test_results_of_windows_that_a_processor_below_failed_on_are_retried(bus: Bus) -> None:

@@ -139,7 +139,7 @@ def test_a_rule_puts_events_aside_as_dead_letters(bus: Bus) -> None:
     assert (why["step"], why["error_message"], why["rule"], why["rule_version"]) == ("routing", "negative", "r0", 1)
     assert bad.position.split.stream_id == bus.storage.dead_letters("default").stream_id
     (report,) = bus.dead_letters.retry([bad.event_id])
-    assert report.result is Result.REFUSED
+    assert report.result is Result.RETRIED
 
 
 def test_a_routed_event_is_routed_on_by_the_rules_of_its_target(bus: Bus) -> None:
