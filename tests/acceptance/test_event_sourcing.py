@@ -5,8 +5,6 @@ from typing import Any
 import httpx
 import pytest
 
-planned = pytest.mark.xfail(strict=True, raises=(AssertionError, ImportError), reason="planned: event sourcing")
-
 APPEND = """
 POST /api/v1/event-sourcing/append
 Content-Type: application/json
@@ -68,7 +66,6 @@ HISTORY = [
 ]
 
 
-@planned
 async def test_an_event_is_appended_at_the_expected_version_and_the_state_is_rebuilt(
     client: httpx.AsyncClient, call: Callable[..., Awaitable[Any]], same_shape: Callable[[object, str], None]
 ) -> None:
@@ -104,7 +101,6 @@ async def test_an_event_is_appended_at_the_expected_version_and_the_state_is_reb
     assert again.status_code == 409
 
 
-@planned
 async def test_sdk(data_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from event_streaming_bus import EventSourcingService
 

@@ -1,0 +1,1 @@
+"""Folds: what makes the state of an aggregate of its events."""
