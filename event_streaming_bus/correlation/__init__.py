@@ -1,0 +1,1 @@
+"""Correlation and causation: what followed from an event, what led to it, and what belongs together."""
