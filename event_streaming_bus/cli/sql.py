@@ -3,64 +3,196 @@
 DuckDB belongs to one process. While ``esb serve`` has it, the question goes to the server.
 """
 
-import json
+import os
 import sys
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterable, Sequence
-from datetime import date, datetime
-from decimal import Decimal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import click
 import msgspec
 
+from event_streaming_bus.cli.auditing import os_user
 from event_streaming_bus.cli.main import Settings
 from event_streaming_bus.cli.progress import progress_bar
 from event_streaming_bus.cli.tables import print_table
-from event_streaming_bus.errors import InUseError, InvalidInputError, QueryError
-from event_streaming_bus.store.storage import Storage
+from event_streaming_bus.errors import InvalidInputError
+from event_streaming_bus.store.questions import SERVER_FILE, Batches, answer
+from event_streaming_bus.store.saved_queries import SavedQueries
 
-SERVER_FILE: Final = "serve.json"
-_TIMEOUT_S: Final = 120.0
-_TRUNCATED: Final = "esb: the answer is longer than what is given; LIMIT or WHERE make it fit"
+__all__ = ["SERVER_FILE", "history", "sql"]
+
+_TRUNCATED: Final = (
+    "esb: the answer is longer than what is given; LIMIT or WHERE make it fit, --max-rows and --max-bytes let it be"
+)
+_FORMATS: Final = ("csv", "json", "ndjson", "arrow", "parquet")
+_BINARY: Final = ("arrow", "parquet")
 
 
 @click.command()
-@click.argument("statement")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
-@click.option("--csv", "as_csv", is_flag=True, help="CSV with a header.")
-@click.option("--parquet", "parquet_file", type=click.Path(dir_okay=False), help="Write the answer to a Parquet file.")
+@click.argument("statement", required=False)
+@click.option("--saved", metavar="NAME", help="The saved query NAME instead of a statement.")
+@click.option("--save-as", metavar="NAME", help="Save the statement under a name, instead of asking it.")
+@click.option("--description", default="", help="With --save-as: what the query is for.")
+@click.option(
+    "-p",
+    "--param",
+    "parameters",
+    multiple=True,
+    metavar="NAME=TEXT",
+    help="The value of $NAME in the statement; NAME:=JSON for one that is no text. May be repeated.",
+)
+@click.option("--format", "form", type=click.Choice(_FORMATS), help="The form of the answer.  [default: a table]")
+@click.option("-o", "--output", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write the answer to a file.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line, as --format ndjson.")
+@click.option("--csv", "as_csv", is_flag=True, help="CSV with a header, as --format csv.")
+@click.option(
+    "--parquet", "parquet_file", type=click.Path(dir_okay=False, path_type=Path), help="As --format parquet --output FILE."
+)
+@click.option("--timeout", "timeout_s", type=click.FloatRange(0.1, 300), default=60.0, show_default=True, metavar="SECONDS")
+@click.option("--max-rows", type=click.IntRange(1, 100_000_000), help="Cut the answer there.  [default: 1,000,000]")
+@click.option("--max-bytes", type=click.IntRange(1, 16 << 30), help="Cut the answer about there.  [default: 256 MiB]")
 @click.pass_obj
-def sql(settings: Settings, statement: str, as_json: bool, as_csv: bool, parquet_file: str | None) -> None:
+def sql(
+    settings: Settings,
+    statement: str | None,
+    saved: str | None,
+    save_as: str | None,
+    description: str,
+    parameters: tuple[str, ...],
+    form: str | None,
+    file: Path | None,
+    as_json: bool,
+    as_csv: bool,
+    parquet_file: Path | None,
+    timeout_s: float,
+    max_rows: int | None,
+    max_bytes: int | None,
+) -> None:
     """Ask the history a question in SQL.
 
     The tables are events, processing_history, dead_letters, processor_runs, late_events and
     rebalances.
     """
-    if sum([as_json, as_csv, parquet_file is not None]) > 1:
-        raise click.UsageError("choose one of --json, --csv and --parquet")
-    columns, rows, table = _ask(settings.open(), statement, settings.tenant_given)
-    if parquet_file is not None:
-        _write_parquet(parquet_file, columns, rows, table)
-    elif as_json:
-        for row in rows:
-            told = {name: _json_value(value) for name, value in zip(columns, row, strict=True)}
-            sys.stdout.write(msgspec.json.encode(told).decode() + "\n")
-    elif as_csv:
-        import csv
+    from event_streaming_bus.store.history.asking import Bounds
 
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([_csv_value(value) for value in row] for row in rows)
-    else:
-        print_table(columns, rows)
+    if (statement is None) == (saved is None):
+        raise click.UsageError("give a STATEMENT, or --saved NAME")
+    if save_as is not None and statement is None:
+        raise click.UsageError("--save-as: give the STATEMENT to save")
+    if sum([as_json, as_csv, parquet_file is not None, form is not None]) > 1:
+        raise click.UsageError("choose one of --format, --json, --csv and --parquet")
+    form = "ndjson" if as_json else "csv" if as_csv else "parquet" if parquet_file is not None else form
+    file = parquet_file or file
+    if file is not None and form is None:
+        form = _form_of(file)
+    if form in _BINARY and file is None and sys.stdout.isatty():
+        raise click.UsageError(f"--format {form} is not for a terminal; add --output FILE")
+    limits: dict[str, Any] = {name: value for name, value in (("max_rows", max_rows), ("max_bytes", max_bytes)) if value}
+    values = dict(map(_parameter, parameters))
+    storage, tenant_id = settings.open(), settings.tenant_given
+    if saved is not None or save_as is not None:
+        queries = SavedQueries(storage.folder / "log.db")
+        try:
+            if save_as is not None and statement is not None:
+                options: dict[str, Any] = {"description": description, "defaults": values, "changed_by": f"cli:{os_user()}"}
+                made = queries.put(settings.tenant, save_as, statement, **options)
+                click.echo(f"saved; `esb sql --saved {made.name}` asks it", err=True)
+                return
+            found = queries.find(settings.tenant, saved or "")
+        finally:
+            queries.close()
+        statement, values, tenant_id = found.sql, found.values(values), settings.tenant
+    assert statement is not None  # noqa: S101 - there is one, or --saved
+    bounds = Bounds(timeout_s=timeout_s, **limits)
+    with ExitStack() as stack:
+        with progress_bar("loading history") as bar:
+            loading = answer(
+                storage,
+                statement,
+                tenant_id,
+                parameters=values,
+                bounds=bounds,
+                progress=lambda done, total: bar.update(done, total, f"{done:,} of {total:,} records"),
+            )
+            batches = stack.enter_context(loading)
+        if form is None:
+            _print(batches)
+        else:
+            _write(batches, form, file)
+    if batches.is_truncated:
+        click.echo(_TRUNCATED, err=True)
+
+
+def _print(batches: Batches) -> None:
+    from event_streaming_bus.store.history.formats import rows_of
+
+    print_table(batches.schema.names, [row for batch in batches.batches for row in rows_of(batch)])
+
+
+def _write(batches: Batches, form: str, file: Path | None) -> None:
+    from event_streaming_bus.store.history.formats import AnswerFormat, written
+
+    rows = 0
+
+    def counted() -> Iterator[Any]:
+        nonlocal rows
+        for batch in batches.batches:
+            rows += batch.num_rows
+            yield batch
+
+    with _opened(file) as out:
+        for piece in written(AnswerFormat(form), batches.schema, counted(), lambda: batches.is_truncated):
+            out.write(piece)
+        if form == "json":
+            out.write(b"\n")
+    if file is not None:
+        click.echo(f"{rows:,} rows in {file}", err=True)
+
+
+@contextmanager
+def _opened(file: Path | None) -> Iterator[IO[bytes]]:
+    """The file, which is only there under its name when all of it is."""
+    if file is None:
+        sys.stdout.flush()
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    part = file.with_name(f".{file.name}.part")
+    try:
+        with part.open("wb") as out:
+            yield out
+        part.replace(file)
+    except OSError as error:
+        raise InvalidInputError(f"{file} cannot be written: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _form_of(file: Path) -> str:
+    form = {".csv": "csv", ".json": "json", ".ndjson": "ndjson", ".jsonl": "ndjson", ".arrow": "arrow", ".parquet": "parquet"}
+    found = form.get(file.suffix.lower())
+    if found is None:
+        raise click.UsageError(f"--output {file}: say in which --format")
+    return found
+
+
+def _parameter(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.rstrip(":"):
+        raise click.UsageError(f"--param: expected NAME=TEXT or NAME:=JSON, got {text!r}")
+    if not name.endswith(":"):
+        return name.removeprefix("$"), value
+    try:
+        return name[:-1].removeprefix("$"), msgspec.json.decode(value)
+    except msgspec.DecodeError:
+        raise click.UsageError(f"--param {name}=: expected JSON, got {value!r}") from None
 
 
 @click.group()
 def history() -> None:
-    """The history database: rebuild it from the log, or see how far it has come."""
+    """The history database: rebuild it from the log, roll it off, or see how far it has come."""
 
 
 @history.command()
@@ -87,97 +219,31 @@ def status(settings: Settings) -> None:
     database.close()
 
 
-def _ask(storage: Storage, statement: str, tenant: str | None) -> tuple[Sequence[str], Iterable[Sequence[Any]], Any]:
-    """``(columns, rows, Arrow table or None)`` of the answer."""
-    from event_streaming_bus.store.history import History
+@history.command(name="roll-off")
+@click.option("--days", type=click.IntRange(0), help="Move days that have been over for so long.  [default: ESB_HISTORY_DAYS]")
+@click.option(
+    "--keep-days", type=click.IntRange(0), help="Remove the files of days over for so long.  [default: ESB_HISTORY_KEEP_DAYS]"
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+@click.pass_obj
+def roll_off(settings: Settings, days: int | None, keep_days: int | None, dry_run: bool, as_json: bool) -> None:
+    """Move old rows into Parquet files, where SQL still finds them, and remove the oldest files."""
+    from event_streaming_bus.store.history.roll_off import DAYS_VARIABLE, KEEP_DAYS_VARIABLE, days_from
+    from event_streaming_bus.store.questions import rolled_off
 
-    try:
-        database = History(storage)
-    except InUseError as error:
-        answer = _ask_server(storage, statement, tenant, error)
-        readers = [_READERS.get(kind.split("[")[0].split("(")[0], _as_it_is) for kind in answer["types"]]
-        rows = [[None if v is None else read(v) for read, v in zip(readers, row, strict=True)] for row in answer["rows"]]
-        if answer.get("truncated"):
-            click.echo(_TRUNCATED, err=True)
-        return answer["columns"], rows, None
-    try:
-        with progress_bar("loading history") as bar:
-            database.catch_up(lambda done, total: bar.update(done, total, f"{done:,} of {total:,} records"))
-        result = database.query(statement, tenant_id=tenant)
-        if result.truncated:
-            click.echo(_TRUNCATED, err=True)
-        return result.columns, result.rows(), result.table
-    finally:
-        database.close()
-
-
-def _ask_server(storage: Storage, statement: str, tenant: str | None, error: InUseError) -> dict[str, Any]:
-    try:
-        server = json.loads((storage.folder / SERVER_FILE).read_text("utf-8"))
-    except (OSError, ValueError):
-        raise error from None
-    request = urllib.request.Request(  # noqa: S310 - our own server, by the address it wrote down
-        f"{server['url']}/api/v1/history/query",
-        data=json.dumps({"sql": statement, "all_tenants": tenant is None}).encode(),
-        headers={"Content-Type": "application/json"} | ({} if tenant is None else {"X-Tenant-Id": tenant}),
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
-            decoded: dict[str, Any] = json.load(answer)
-            return decoded
-    except urllib.error.HTTPError as refused:
-        try:
-            problem = json.load(refused)
-            told = problem.get("detail") or problem.get("title")
-        except (ValueError, AttributeError):
-            told = None
-        raise QueryError(told or f"the server at {server['url']} answered {refused.code} {refused.reason}") from None
-    except OSError:
-        raise error from None
-
-
-def _write_parquet(file: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], table: Any) -> None:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    if table is None:
-        values = list(rows)
-        table = pa.table({name: [row[i] for row in values] for i, name in enumerate(columns)})
-    try:
-        parquet.write_table(table, Path(file))
-    except OSError as error:
-        raise InvalidInputError(f"--parquet: {file} cannot be written: {error}") from error
-    click.echo(f"{table.num_rows:,} rows in {file}", err=True)
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
-
-
-# What a server's answer has as text, by the Arrow type of its column.
-_READERS: Final[dict[str, Callable[[Any], Any]]] = {
-    "timestamp": datetime.fromisoformat,
-    "date32": date.fromisoformat,
-    "decimal128": Decimal,
-}
-
-
-def _json_value(value: Any) -> Any:
-    """A value as JSON has it: whole decimals (sums of integers) as integers, times as RFC 3339 text in UTC."""
-    if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() else float(value)
-    if isinstance(value, datetime):
-        return value.isoformat(timespec="milliseconds") + ("" if value.tzinfo else "Z")
-    if isinstance(value, list):
-        return [_json_value(each) for each in value]
-    if isinstance(value, dict):
-        return {name: _json_value(each) for name, each in value.items()}
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    return value if value is None or isinstance(value, str | int | float) else str(value)
-
-
-def _csv_value(value: Any) -> Any:
-    if isinstance(value, list | dict):
-        return msgspec.json.encode(_json_value(value)).decode()
-    return value if isinstance(value, Decimal) else _json_value(value)
+    if days is None and keep_days is None:
+        days, keep_days = days_from(os.environ, DAYS_VARIABLE), days_from(os.environ, KEEP_DAYS_VARIABLE)
+    if days is None and keep_days is None:
+        raise click.UsageError("say --days or --keep-days, or set ESB_HISTORY_DAYS or ESB_HISTORY_KEEP_DAYS")
+    done = rolled_off(settings.open(), days, keep_days, dry_run=dry_run)
+    if as_json:
+        click.echo(msgspec.json.encode(done).decode())
+        return
+    would = "would be " if dry_run else ""
+    for day, tables in done.days.items():
+        told = ", ".join(f"{rows:,} {table}" for table, rows in tables.items() if rows)
+        click.echo(f"{day}  {told or 'no rows'}")
+    click.echo(f"{done.rows:,} rows of {len(done.days)} days {would}moved into {done.bytes:,} bytes of files")
+    if done.removed_days:
+        click.echo(f"{done.removed_rows:,} rows of {len(done.removed_days)} days {would}removed")

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
+from event_streaming_bus.store.history.bounded import bounded
 from event_streaming_bus.store.history.rows import PUBLISHER, VALIDATOR
 
 Row = dict[str, Any]
@@ -70,7 +71,9 @@ def _step_told(step: Row, event: Row | None) -> Row:
         "processing_duration_ms": _whole(step["processing_duration_ms"]),
     }
     if event is not None and step["processor_id"] in (PUBLISHER, VALIDATOR):
-        told["input_data"] = {"event_type": event["event_type"], "payload": event["payload"]}
+        payload = event["payload"]
+        text = None if payload is None else msgspec.json.encode(payload).decode()
+        told["input_data"] = {"event_type": event["event_type"], **bounded("payload", text, payload)}
     if step["output"] is not None:
         told["output_data"] = _decoded(step["output"])
     told["retry_count"] = step["retry_count"]

@@ -16,6 +16,7 @@ _TIME_RANGE: Final = {
     _US: (-62_135_596_800_000_000, 253_402_300_799_999_999),
 }
 
+# Each table has the offset of the record in the stream _history that a row was made from as well; views leave it out.
 SCHEMAS: Final[dict[str, dict[str, pa.DataType]]] = {
     "events": {
         **dict.fromkeys(("event_id", "tenant_id", "stream_id", "stream", "lane"), _TEXT),
@@ -26,7 +27,7 @@ SCHEMAS: Final[dict[str, dict[str, pa.DataType]]] = {
         **dict.fromkeys(("metadata", "correlation_id", "causation_id", "user_id", "schema_id"), _TEXT),
         **dict.fromkeys(("traceparent", "serialization_format", "compression_type"), _TEXT),
         "max_retries": _INT,
-        "timestamp": _MS,
+        **dict.fromkeys(("timestamp", "deliver_at", "expires_at"), _MS),
         "published_at": _US,
     },
     "processing_history": {
@@ -59,7 +60,6 @@ SCHEMAS: Final[dict[str, dict[str, pa.DataType]]] = {
         "observed_at": _US,
     },
     "processor_run_events": {
-        "record_offset": _BIG,
         **dict.fromkeys(("run_id", "tenant_id", "processor_id", "processor_name", "flow", "status"), _TEXT),
         "workers": _INT,
         "observed_at": _US,
@@ -75,6 +75,10 @@ SCHEMAS: Final[dict[str, dict[str, pa.DataType]]] = {
         "duration_ms": pa.float64(),
     },
 }
+
+
+for _columns in SCHEMAS.values():
+    _columns["record_offset"] = _BIG
 
 
 class _Same:

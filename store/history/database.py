@@ -1,6 +1,7 @@
 """The DuckDB file of the history: opened for one process, locked against what users' SQL could do with it."""
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import Final
 import duckdb
 import pyarrow as pa
 
-from event_streaming_bus.errors import BusError, InUseError, StorageError
+from event_streaming_bus.errors import BusError, InUseError, InvalidInputError, StorageError
 from event_streaming_bus.store.sql import load_queries
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 4
 SQL: Final = load_queries("history/tables.sql")
+MEMORY_VARIABLE: Final = "ESB_HISTORY_MEMORY"
 _MEMORY_LIMIT: Final = "512MB"
 _TEMP_LIMIT: Final = "4GB"
 # Written to the write-ahead log before it goes to the tables; fewer checkpoints load half as fast again.
@@ -40,6 +42,8 @@ def open_database(path: Path, stream_id: str) -> duckdb.DuckDBPyConnection:
             database.execute(SQL["create_tables"])
             database.execute(SQL["insert_state"], [FORMAT_VERSION, stream_id])
             database.commit()
+        database.execute(SQL["create_guards"].format(schema="main"))
+        database.execute(f"SET allowed_directories = [{quoted(str(folder_of(path)))}]")
         database.execute("SET enable_external_access = false")
         database.execute("SET lock_configuration = true")
     except duckdb.Error as error:
@@ -51,16 +55,28 @@ def open_database(path: Path, stream_id: str) -> duckdb.DuckDBPyConnection:
     return database
 
 
+def folder_of(path: Path) -> Path:
+    """The folder of the Parquet files that belong to the history at ``path``."""
+    return path.with_suffix("") / "parquet"
+
+
+def quoted(text: str) -> str:
+    """A text as SQL has it."""
+    return "'" + text.replace("'", "''") + "'"
+
+
 def _connect(path: Path) -> duckdb.DuckDBPyConnection:
     settings: dict[str, str | bool | int | float | list[str]] = {
         "autoinstall_known_extensions": "false",
         "autoload_known_extensions": "false",
         "python_enable_replacements": "false",
-        "memory_limit": _MEMORY_LIMIT,
+        "memory_limit": os.environ.get(MEMORY_VARIABLE) or _MEMORY_LIMIT,
         "checkpoint_threshold": _CHECKPOINT_THRESHOLD,
         "temp_directory": str(path.with_suffix(".tmp")),
         "max_temp_directory_size": _TEMP_LIMIT,
     }
+    if not re.fullmatch(r"\d{1,6} ?[MG](i?B)?", str(settings["memory_limit"]), re.IGNORECASE):
+        raise InvalidInputError(f"{MEMORY_VARIABLE}: expected a size as in 512MB or 2GB, got {settings['memory_limit']!r}")
     try:
         database = duckdb.connect(path, config=settings)
     except duckdb.Error as error:

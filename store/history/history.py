@@ -6,28 +6,35 @@ the rows, so nothing is loaded twice or left out, and the file can be deleted an
 
 import contextlib
 import logging
+import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import duckdb
 import pyarrow as pa
 
-from event_streaming_bus.errors import EventNotFoundError, QueryError
+from event_streaming_bus.errors import EventNotFoundError
 from event_streaming_bus.models import EventPriority, Split
 from event_streaming_bus.store.history.answers import QueryResult, Row, event_told, history_told
-from event_streaming_bus.store.history.database import SQL, database_errors, open_database, told
+from event_streaming_bus.store.history.asking import Answering, Bounds, ask
+from event_streaming_bus.store.history.database import SQL, database_errors, folder_of, open_database
+from event_streaming_bus.store.history.masks import Masks
+from event_streaming_bus.store.history.parquet_files import Manifest, ParquetFolder
+from event_streaming_bus.store.history.roll_off import DAYS_VARIABLE, KEEP_DAYS_VARIABLE, RolledOff, days_from, install, roll_off
 from event_streaming_bus.store.history.rows import MAX_ROWS, Expander
-from event_streaming_bus.store.history.sql_gate import TABLES, check_statement, check_tenant_tables, tenant_schema
+from event_streaming_bus.store.history.running import RunningQueries
+from event_streaming_bus.store.history.sql_gate import TABLES, check_names, check_statement, tenant_schema
 from event_streaming_bus.store.storage import Storage
 
 Progress = Callable[[int, int], None]
 
 FILE: Final = "history.duckdb"
-MAX_ANSWER_ROWS: Final = 1_000_000
-MAX_ANSWER_BYTES: Final = 256 << 20
-_ANSWER_BATCH_ROWS: Final = 2048
+_LAST_QUERIES_S: Final = 5.0
+_MEMORY_TRIES: Final = 3
+_READERS_S: Final = 30.0
 _READ_BYTES: Final = 1 << 18
 _WAIT_S: Final = 0.5
 _GATHER_S: Final = 0.1
@@ -45,10 +52,20 @@ class History:
         self._split = Split(storage.history().stream_id, EventPriority.NORMAL, 0)
         self._loading = threading.RLock()
         self._making_views = threading.Lock()
+        self._connecting = threading.Lock()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self._tenants: set[str] = set()
+        self._rolled_on: date | None = None
+        self.queries = RunningQueries()
+        self._masks = Masks(storage.schemas)
         self._db = open_database(self.path, self._split.stream_id)
+        self._folder = ParquetFolder(folder_of(self.path), self._split.stream_id)
+        try:
+            self._install(self._folder.manifest())
+        except BaseException:
+            self._db.close()
+            raise
 
     # --- loading ------------------------------------------------------------------------------------------------------
 
@@ -61,10 +78,25 @@ class History:
             if position > end:
                 _log.warning("the log ends before what the history has loaded of it; the history is built again")
                 self._delete_rows(cursor)
+                if self._position(cursor) > end:
+                    self._folder.set_aside()
+                    self._install(self._folder.manifest())
+                    self._delete_rows(cursor)
                 position = self._position(cursor)
-            start, records = position, self._records(position, end)
+            start, records, tries = position, self._records(position, end), _MEMORY_TRIES
             while position < end:
-                loaded = self._load(cursor, records)
+                try:
+                    loaded = self._load(cursor, records)
+                except duckdb.OutOfMemoryException:
+                    if not tries:
+                        raise
+                    tries -= 1
+                    # Loading comes first: without it, what is asked would be told less and less.
+                    self.queries.stop_all("the query was stopped, for loading needed the memory")
+                    self.queries.wait_for(_LAST_QUERIES_S)
+                    records = self._records(position, end)
+                    continue
+                tries = _MEMORY_TRIES
                 if loaded is None:
                     break
                 position, made = loaded
@@ -73,14 +105,14 @@ class History:
                     progress(position - start, end - start)
         return rows
 
-    def _records(self, position: int, end: int) -> Iterator[tuple[int, bytes]]:
-        """The records from ``position`` on, at least to ``end``, with their offsets."""
+    def _records(self, position: int, end: int) -> Iterator[tuple[int, bytes, int]]:
+        """The records from ``position`` on, at least to ``end``: ``(offset, record, when it was written in ms)``."""
         while position < end:
             for batch in self._storage.log.read(self._split, position, _READ_BYTES):
-                yield from enumerate(batch.payloads(), position)
+                yield from zip(range(position, batch.end_offset), batch.payloads(), batch.timestamps_ms(), strict=True)
                 position = batch.end_offset
 
-    def _load(self, cursor: duckdb.DuckDBPyConnection, records: Iterator[tuple[int, bytes]]) -> tuple[int, int] | None:
+    def _load(self, cursor: duckdb.DuckDBPyConnection, records: Iterator[tuple[int, bytes, int]]) -> tuple[int, int] | None:
         """Load some records in one transaction; ``(the new position, rows made)``, ``None`` if there are no more."""
 
         def write(name: str, table: pa.Table) -> None:
@@ -89,11 +121,15 @@ class History:
             cursor.execute(SQL.get(f"insert_{name}", default))
             cursor.unregister("incoming")
 
-        expander = Expander(self._storage.log, write)
+        expander = Expander(self._storage.log, write, self._masks)
         position = None
         cursor.begin()
         try:
-            for offset, data in records:
+            last_day = max((day for day, _ in cursor.execute(SQL["select_days"]).fetchall()), default=date.min)
+            for offset, data, written_ms in records:
+                if (day := _day_of(written_ms)) > last_day:
+                    cursor.execute(SQL["insert_day"], [day, offset])
+                    last_day = day
                 expander.add(offset, data)
                 position = offset + 1
                 if expander.rows >= MAX_ROWS:
@@ -134,6 +170,45 @@ class History:
                 self._delete_rows(cursor)
             return self.catch_up(progress)
 
+    def _install(self, manifest: Manifest) -> None:
+        """Have the database agree with the manifest of the Parquet files."""
+        with database_errors(), self._cursor() as cursor:
+            install(cursor, self._folder, manifest)
+        self._folder.remove_left_over(manifest)
+
+    def roll_off(
+        self, *, days: int | None = None, keep_days: int | None = None, dry_run: bool = False, now: datetime | None = None
+    ) -> RolledOff:
+        """Move the rows of days (UTC) that have been over for ``days`` days into Parquet files, where questions still find them,
+        and remove the files of those that have been over for ``keep_days`` days; None leaves that out. Loading waits meanwhile.
+        """
+        with self._loading:
+            self.catch_up()
+            if not dry_run:
+                self._folder.remove_left_over(self._folder.manifest())
+            with database_errors(), self._cursor() as cursor:
+                return roll_off(
+                    cursor,
+                    self._folder,
+                    days=days,
+                    keep_days=keep_days,
+                    dry_run=dry_run,
+                    now=now or datetime.now(UTC),
+                    wait_for_readers=lambda: self.queries.wait_for(_READERS_S),
+                )
+
+    def _roll_off_if_due(self) -> None:
+        """Once for each day (UTC), as ``ESB_HISTORY_DAYS`` and ``ESB_HISTORY_KEEP_DAYS`` say."""
+        today = datetime.now(UTC).date()
+        if self._rolled_on == today:
+            return
+        days, keep_days = (days_from(os.environ, name) for name in (DAYS_VARIABLE, KEEP_DAYS_VARIABLE))
+        if days is not None or keep_days is not None:
+            done = self.roll_off(days=days, keep_days=keep_days)
+            if done.days or done.removed_days:
+                _log.info("rolled off %d rows of %d days; removed %d days", done.rows, len(done.days), len(done.removed_days))
+        self._rolled_on = today
+
     def _delete_rows(self, cursor: duckdb.DuckDBPyConnection) -> None:
         cursor.execute(f"BEGIN; {SQL['delete_rows']} COMMIT;")
 
@@ -149,6 +224,7 @@ class History:
         while not self._closing.is_set():
             try:
                 self.catch_up()
+                self._roll_off_if_due()
                 retry_s = _FIRST_RETRY_S
                 with self._cursor() as cursor:
                     position = self._position(cursor)
@@ -175,30 +251,55 @@ class History:
 
     # --- questions ----------------------------------------------------------------------------------------------------
 
-    def query(self, sql: str, *, tenant_id: str | None = None, timeout_s: float = 60.0) -> QueryResult:
+    def query(
+        self,
+        sql: str,
+        *,
+        tenant_id: str | None = None,
+        timeout_s: float = 60.0,
+        parameters: Mapping[str, Any] | None = None,
+    ) -> QueryResult:
         """The answer to one reading statement over ``TABLES``, of all tenants or of one, as far as it was loaded.
 
         At most ``MAX_ANSWER_ROWS`` rows and about ``MAX_ANSWER_BYTES``. Raises ``QueryError`` with DuckDB's own message, and
         if it takes longer than ``timeout_s``.
         """
+        with self.ask(sql, tenant_id=tenant_id, parameters=parameters, bounds=Bounds(timeout_s=timeout_s)) as answering:
+            return answering.result()
+
+    def ask(
+        self,
+        sql: str,
+        *,
+        tenant_id: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        bounds: Bounds | None = None,
+        query_id: str | None = None,
+        begun: Callable[[Answering], object] = lambda answering: None,
+    ) -> Answering:
+        """The same answer, to be read batch by batch. ``parameters`` are the values of ``$names`` in ``sql``.
+
+        ``query_id`` is what ``queries`` knows it by; without one, it is given one. ``begun`` is handed the answer before the
+        statement runs, for another thread to stop it.
+        """
+        with database_errors():
+            return ask(
+                self.queries,
+                self._connect,
+                self._views,
+                sql,
+                tenant_id=tenant_id,
+                parameters=parameters,
+                bounds=bounds or Bounds(),
+                query_id=query_id,
+                begun=begun,
+            )
+
+    def check(self, sql: str, tenant_id: str) -> None:
+        """Raise ``QueryError`` unless a tenant may ask this; whether its tables and columns are there is not looked at."""
         check_statement(sql)
         with database_errors(), self._cursor() as cursor:
-            timer = threading.Timer(timeout_s, cursor.interrupt)
-            try:
-                if tenant_id is not None:
-                    check_tenant_tables(cursor, sql)
-                    cursor.execute(f"SET search_path = '{self._views(tenant_id)}'")
-                timer.start()
-                cursor.execute("BEGIN TRANSACTION READ ONLY")
-                return _fetched(cursor.sql(sql))
-            except duckdb.InterruptException:
-                raise QueryError(f"the query took longer than {timeout_s:g} s and was stopped") from None
-            except (duckdb.Error, pa.ArrowException) as error:
-                raise QueryError(told(error)) from error
-            finally:
-                timer.cancel()
-                with contextlib.suppress(duckdb.Error):
-                    cursor.execute("ROLLBACK")
+            check_names(cursor, sql, is_of_tenant=True)
 
     def _views(self, tenant_id: str) -> str:
         """The schema with views of the tenant's rows, made when it is first asked for."""
@@ -211,6 +312,7 @@ class History:
                     cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
                     for name in TABLES:
                         cursor.execute(f"CREATE OR REPLACE VIEW {schema}.{name} AS FROM main.{name} WHERE tenant_id = '{quoted}'")
+                    cursor.execute(SQL["create_guards"].format(schema=schema))
                     cursor.commit()
                 self._tenants.add(schema)
         return schema
@@ -239,24 +341,26 @@ class History:
 
     @contextlib.contextmanager
     def _cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        with self._db.cursor() as cursor:
+        with self._connect() as cursor:
             yield cursor
+
+    def _connect(self) -> duckdb.DuckDBPyConnection:
+        """A connection of its own: DuckDB refuses two calls of one at once, and making another is one."""
+        with self._connecting:
+            return self._db.cursor()
 
     def close(self) -> None:
         """Stop following and let go of the file. Closing twice is harmless."""
         self._end_thread()
+        self.queries.stop_all("the history was closed")
+        self.queries.wait_for(_LAST_QUERIES_S)
         with self._loading:
             self._db.close()
 
 
-def _fetched(relation: duckdb.DuckDBPyRelation) -> QueryResult:
-    reader = relation.to_arrow_reader(_ANSWER_BATCH_ROWS)
-    batches, rows, size = [], 0, 0
-    for batch in reader:
-        batches.append(batch)
-        rows += batch.num_rows
-        size += batch.nbytes
-        if rows > MAX_ANSWER_ROWS or size > MAX_ANSWER_BYTES:
-            break
-    table = pa.Table.from_batches(batches, reader.schema).slice(0, MAX_ANSWER_ROWS)
-    return QueryResult(table, rows > MAX_ANSWER_ROWS or size > MAX_ANSWER_BYTES)
+def _day_of(written_ms: int) -> date:
+    """The day (UTC) of a time; times that are no dates are of the first or the last one."""
+    try:
+        return date(1970, 1, 1) + timedelta(days=written_ms // 86_400_000)
+    except OverflowError:
+        return date.min if written_ms < 0 else date.max

@@ -1,15 +1,17 @@
 """History records expanded into rows of the history's tables."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 import pyarrow as pa
 
-from event_streaming_bus.errors import BusError, CorruptLogError, NotFoundError, OffsetOutOfRangeError
-from event_streaming_bus.models import EventPriority, Split, StreamInfo
+from event_streaming_bus.models import StreamInfo
+from event_streaming_bus.store.history.bounded import bounded_text
 from event_streaming_bus.store.history.columns import SCHEMAS, Columns
+from event_streaming_bus.store.history.masks import Masks, masked_payloads
+from event_streaming_bus.store.history.runs import RunReader
 from event_streaming_bus.store.history_records import (
     DEAD_LETTER_STREAM,
     OUTCOME_STATUS,
@@ -24,12 +26,12 @@ from event_streaming_bus.store.history_records import (
 )
 from event_streaming_bus.store.log.base import EventLog
 from event_streaming_bus.store.log.record_batch import RecordBatch
+from event_streaming_bus.store.redeliveries import delivered_ids
 
 PUBLISHER: Final = "proc_publisher"
 VALIDATOR: Final = "proc_validation"
 MAX_ROWS: Final = 50_000
 MAX_PAYLOAD_BYTES: Final = 32 << 20
-_MAX_SPLITS_AT_HAND: Final = 64
 _DIGITS: Final = tuple(f"{number:04d}" for number in range(10_000))
 _log: Final = logging.getLogger(__name__)
 
@@ -54,20 +56,25 @@ class Expander:
     that could not be read to their end.
     """
 
-    def __init__(self, log: EventLog, write: Write) -> None:
+    def __init__(self, log: EventLog, write: Write, masks: Masks | None = None) -> None:
         self._log = log
+        self._masks = masks
         self._write = write
         self._streams: dict[str, StreamInfo] = {}
+        self._reader = RunReader(log)
         self._columns = {table: Columns(table) for table in SCHEMAS}
-        self._at_hand: dict[Split, list[RecordBatch]] = {}
-        self._damaged: set[str] = set()
         self._payload_bytes = 0
+        self._record_offset = 0
         self.rows = 0
-        self.skipped_events = 0
         self.skipped_records = 0
+
+    @property
+    def skipped_events(self) -> int:
+        return self._reader.skipped_events
 
     def add(self, offset: int, data: bytes) -> None:
         """Expand the record ``data`` from ``offset`` of the stream ``_history``."""
+        self._record_offset = offset
         try:
             record = from_bytes(data)
             if isinstance(record, Published):
@@ -81,7 +88,7 @@ class Expander:
             elif isinstance(record, Rebalanced):
                 self._rebalanced(record)
             else:
-                self._run(offset, record)
+                self._run(record)
         except (ValueError, TypeError, LookupError):  # msgspec's errors are ValueErrors; one bad record must not stop the rest
             _log.exception("the history record at offset %d cannot be read; it is skipped", offset)
             self.skipped_records += 1
@@ -94,7 +101,7 @@ class Expander:
         self._payload_bytes = 0
 
     def _extend(self, table: str, count: int, **columns: Any) -> None:
-        self._columns[table].extend(count, **columns)
+        self._columns[table].extend(count, record_offset=self._record_offset, **columns)
         self.rows += count
         if self._payload_bytes >= MAX_PAYLOAD_BYTES or self._columns[table].count >= MAX_ROWS:
             self.flush()
@@ -103,7 +110,7 @@ class Expander:
         told = None
         if record.schema_id is not None:
             told = _json({"validation_result": "passed", "schema_version": record.schema_version})
-        for first, batch in self._batches(record.runs):
+        for first, batch in self._reader.batches(record.runs):
             self._events(batch, record.tenant_id, record.appended_us)
             if told is not None:
                 ids, times = _ids(offset, first, batch.count, 0), (record.validation_started_us, record.validation_completed_us)
@@ -113,8 +120,8 @@ class Expander:
 
     def _refused(self, offset: int, record: Refused) -> None:
         told = _json({"validation_result": "failed", "schema_version": record.schema_version})
-        for first, batch in self._batches(record.runs):
-            self._events(batch, record.tenant_id, record.observed_us)
+        for first, batch in self._reader.batches(record.runs):
+            self._events(batch, record.tenant_id, record.observed_us, record.schema_id)
             self._steps(
                 batch,
                 _ids(offset, first, batch.count, 0),
@@ -130,19 +137,22 @@ class Expander:
                 error_message=[why.get("error_message") for why in _why_dead(batch)],
             )
 
-    def _events(self, batch: RecordBatch, tenant_id: str, published_us: int) -> None:
+    def _events(self, batch: RecordBatch, tenant_id: str, published_us: int, schema_id: str | None = None) -> None:
+        """``schema_id``: that of the schema that the events broke."""
         columns: dict[str, Any] = {name: _values(batch, name) for name in _ENVELOPE}
         stream = self._stream(batch.split.stream_id)
+        is_letter = stream is not None and stream.name == DEAD_LETTER_STREAM
         if stream is not None:
             codec = stream.config.compression_type
             same, own = batch.constant("compression_type")
             columns["compression_type"] = (own or codec) if same else [v or codec for v in batch.column("compression_type")]
         same, metadata = batch.constant("metadata")
         columns["metadata"] = _json(metadata) if same else [_json(value) for value in batch.column("metadata")]
-        payloads = batch.json_payloads()
+        raw = batch.json_payloads()
+        payloads = masked_payloads(self._masks, batch, raw, schema_id, is_letter=is_letter, schema_of=self._schema_of)
         self._payload_bytes += sum(map(len, payloads))
-        if stream is not None and stream.name == DEAD_LETTER_STREAM:
-            self._dead_letters(batch, tenant_id)
+        if is_letter:
+            self._dead_letters(batch, tenant_id, batch.payloads() if payloads is raw else payloads)
         self._extend(
             "events",
             batch.count,
@@ -154,11 +164,17 @@ class Expander:
             offset=list(range(batch.offset, batch.end_offset)),
             payload=payloads,
             timestamp=list(batch.timestamps_ms()),
+            deliver_at=_values(batch, "deliver_at_ms"),
+            expires_at=_values(batch, "expires_at_ms"),
             published_at=published_us,
             **columns,
         )
 
-    def _dead_letters(self, batch: RecordBatch, tenant_id: str) -> None:
+    def _schema_of(self, stream_id: str) -> str | None:
+        stream = self._stream(stream_id)
+        return None if stream is None else stream.config.schema_id
+
+    def _dead_letters(self, batch: RecordBatch, tenant_id: str, payloads: list[bytes]) -> None:
         told = _why_dead(batch)
         self._extend(
             "dead_letters",
@@ -167,7 +183,7 @@ class Expander:
             tenant_id=tenant_id,
             event_type=_values(batch, "event_type"),
             failed_at=[why.get("failed_at_ms") for why in told],
-            payload_raw=batch.payloads(),
+            payload_raw=payloads,
             **{name: [why.get(name) for why in told] for name in _WHY_DEAD},
         )
 
@@ -176,7 +192,7 @@ class Expander:
         outcomes = record.outcomes * record.run.count if len(record.outcomes) == 1 else record.outcomes
         if len(outcomes) != record.run.count:
             raise ValueError(f"{len(outcomes)} outcomes for {record.run.count} events")
-        for first, batch in self._batches([record.run]):
+        for first, batch in self._reader.batches([record.run]):
             mine = outcomes[first : first + batch.count]
             same = mine.count(mine[0]) == len(mine)
             seen = None if same and mine[0] else [i for i, outcome in enumerate(mine) if outcome]
@@ -202,7 +218,7 @@ class Expander:
                 record.completed_us,
                 status=OUTCOME_STATUS[mine[0]] if seen is None else [OUTCOME_STATUS[mine[i]] for i in seen],
                 seen=seen,
-                output=record.output,
+                output=bounded_text(record.output),
                 **more,
             )
 
@@ -221,7 +237,8 @@ class Expander:
         seen: list[int] | None = None,
         **more: Any,
     ) -> None:
-        event_ids, offsets = list(batch.column("event_id")), list(range(batch.offset, batch.end_offset))
+        stream = None if processor_id == PUBLISHER else self._stream(batch.split.stream_id)
+        event_ids, offsets = delivered_ids(batch, stream), list(range(batch.offset, batch.end_offset))
         if seen is not None:
             event_ids, offsets = [event_ids[i] for i in seen], [offsets[i] for i in seen]
         self._extend(
@@ -250,7 +267,7 @@ class Expander:
         neighbours = _neighbours([record.offsets[i] for i in order])
         runs = [Run(record.stream_id, record.lane, record.partition, offset, count) for offset, count in neighbours]
         event_ids: dict[int, str] = {}
-        for _, batch in self._batches(runs):
+        for _, batch in self._reader.batches(runs):
             event_ids.update(zip(range(batch.offset, batch.end_offset), batch.column("event_id"), strict=True))
         kept = [i for i in order if record.offsets[i] in event_ids]
         stream = self._stream(record.stream_id)
@@ -271,9 +288,9 @@ class Expander:
             observed_at=record.observed_us,
         )
 
-    def _run(self, offset: int, record: ProcessorRun) -> None:
+    def _run(self, record: ProcessorRun) -> None:
         values = {name: getattr(record, name) for name in record.__struct_fields__ if name != "observed_us"}
-        self._extend("processor_run_events", 1, record_offset=offset, observed_at=record.observed_us, **values)
+        self._extend("processor_run_events", 1, observed_at=record.observed_us, **values)
 
     def _rebalanced(self, record: Rebalanced) -> None:
         self._extend(
@@ -298,53 +315,6 @@ class Expander:
         if stream_id not in self._streams:
             self._streams = {info.stream_id: info for info in self._log.list_streams(internal=True)}
         return self._streams.get(stream_id)
-
-    def _batches(self, runs: Iterable[Run]) -> Iterator[tuple[int, RecordBatch]]:
-        """The record batches of the runs, cut to them, each with its first event's place among all events of the runs."""
-        before = 0
-        for run in runs:
-            split = Split(run.stream_id, EventPriority(run.lane), run.partition)
-            offset, end = run.offset, run.offset + run.count
-            while offset < end:
-                try:
-                    batch = self._batch_at(split, offset)
-                except BusError as error:
-                    kept = self._next_kept(error, offset, end)
-                    self.skipped_events += kept - offset
-                    offset = kept
-                    continue
-                cut = batch if batch.offset == offset and batch.end_offset <= end else batch.slice(offset, end)
-                yield before + offset - run.offset, cut
-                offset = cut.end_offset
-            before += run.count
-
-    def _batch_at(self, split: Split, offset: int) -> RecordBatch:
-        """The record batch that holds ``offset``; those read last are kept at hand, for neighbours are asked for next."""
-        for batch in self._at_hand.get(split, ()):
-            if batch.offset <= offset < batch.end_offset:
-                return batch
-        batches = self._log.read(split, offset)
-        if not batches:
-            raise OffsetOutOfRangeError(f"{split} ends before {offset}", begin=offset + 1, end=offset)
-        self._at_hand.pop(split, None)
-        if len(self._at_hand) >= _MAX_SPLITS_AT_HAND:
-            del self._at_hand[next(iter(self._at_hand))]
-        self._at_hand[split] = batches
-        return batches[0]
-
-    def _next_kept(self, error: BusError, offset: int, end: int) -> int:
-        """The offset to go on at after ``offset`` could not be read. Errors that may pass are raised again."""
-        if isinstance(error, NotFoundError):
-            return end
-        if isinstance(error, OffsetOutOfRangeError):
-            begin = int(error.details["begin"])
-            return min(begin, end) if begin > offset else end
-        if not isinstance(error, CorruptLogError) or "offset" not in error.details:
-            raise error
-        if error.message not in self._damaged:
-            self._damaged.add(error.message)
-            _log.error("%s There is no history of its events.", error.message)
-        return offset + 1
 
 
 def _ids(offset: int, first: int, count: int, step: int = 1) -> list[str]:

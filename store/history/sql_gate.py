@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -12,11 +13,23 @@ from event_streaming_bus.store.history.database import SQL, told
 
 TABLES: Final = ("events", "processing_history", "dead_letters", "processor_runs", "late_events", "rebalances")
 _READING: Final = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
+_EXPLAIN: Final = re.compile(r"\s*EXPLAIN\s+(?:ANALYZE\s+)?", re.IGNORECASE)
 _TABLE_FUNCTIONS: Final = frozenset({"range", "generate_series", "unnest", "json_each", "json_tree", "repeat"})
+# What waits, writes, or tells of the process instead of the history.
+_REFUSED: Final = frozenset(
+    {
+        *("sleep_ms", "write_log", "setseed", "nextval", "currval", "setval", "getvariable", "current_setting", "getenv"),
+        *("current_query", "current_schemas", "current_connection_id", "current_query_id", "current_transaction_id"),
+        *("json_serialize_plan", "json_execute_serialized_sql", "query", "query_table"),
+    }
+)
+_FOR_ADMINISTRATORS: Final = frozenset({"current_setting", "current_schemas"})
+_FORMATTING: Final = frozenset({"printf", "format"})
+_WIDE: Final = re.compile(r"\d{5}|[*]|\{[^{}]*\{")
 
 
-def check_statement(sql: str) -> None:
-    """Raise ``QueryError`` unless ``sql`` is one statement that only reads."""
+def check_statement(sql: str) -> list[str]:
+    """The names of the parameters of ``sql``. Raises ``QueryError`` unless it is one statement that only reads."""
     try:
         statements = duckdb.extract_statements(sql)
     except duckdb.Error as error:
@@ -25,6 +38,7 @@ def check_statement(sql: str) -> None:
         raise QueryError(f"expected one SQL statement, got {len(statements)}")
     if statements[0].type not in _READING:
         raise QueryError(f"{statements[0].type.name} is not allowed: history is read only; SELECT, WITH, FROM and EXPLAIN are")
+    return sorted(statements[0].named_parameters)
 
 
 def tenant_schema(tenant_id: str) -> str:
@@ -32,20 +46,30 @@ def tenant_schema(tenant_id: str) -> str:
     return "tenant_" + hashlib.sha256(tenant_id.encode()).hexdigest()[:32]
 
 
-def check_tenant_tables(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
-    """Raise ``QueryError`` unless ``sql`` names nothing but the documented tables, its own WITH tables and a few harmless
-    table functions.
+def check_names(connection: duckdb.DuckDBPyConnection, sql: str, *, is_of_tenant: bool) -> None:
+    """Raise ``QueryError`` unless ``sql`` names nothing but what it may: tables, no files; functions that only compute.
 
-    What could reach around the tenant's views is refused: names with a schema or database in front; and WITH tables named like
-    a table of DuckDB's or the bus's own, for outside of its WITH such a name means that table.
+    For a tenant these are the documented tables, its own WITH tables and a few harmless table functions. What could reach around
+    the tenant's views is refused: names with a schema or database in front; and WITH tables named like a table of DuckDB's or the
+    bus's own, for outside of its WITH such a name means that table. An administrator may name any table, and look at plans.
     """
-    row = connection.execute("SELECT json_serialize_sql(?)", [sql]).fetchone()
+    found = None if is_of_tenant else _EXPLAIN.match(sql)
+    row = connection.execute("SELECT json_serialize_sql(?)", [sql[found.end() :] if found else sql]).fetchone()
     try:
         tree = json.loads(row[0]) if row else {"error": True}
     except RecursionError:
         raise QueryError("the statement is nested too deeply") from None
     if tree.get("error"):
         raise QueryError(str(tree.get("error_message") or "this statement is not allowed here; use SELECT"))
+    for node in _nodes(tree):
+        _check_function(node, is_of_tenant)
+    if is_of_tenant:
+        _check_tenant_tables(connection, tree)
+    else:
+        _check_no_files(tree)
+
+
+def _check_tenant_tables(connection: duckdb.DuckDBPyConnection, tree: Any) -> None:
     own = {entry["key"].lower() for node in _nodes(tree) for entry in (node.get("cte_map") or {}).get("map", [])} - {*TABLES}
     taken = own & {name for (name,) in connection.execute(SQL["select_taken_names"]).fetchall()}
     if taken:
@@ -63,6 +87,34 @@ def check_tenant_tables(connection: duckdb.DuckDBPyConnection, sql: str) -> None
                 raise QueryError(f"the table function {name} is not allowed; {', '.join(sorted(_TABLE_FUNCTIONS))} are")
         elif kind == "SHOW_REF":
             raise QueryError(f"DESCRIBE, SHOW and SUMMARIZE are not allowed here; there is {', '.join(TABLES)}")
+
+
+def _check_no_files(tree: Any) -> None:
+    """Files of the data folder can be opened by DuckDB, for the history is in some of them; but not by anybody's SQL."""
+    for node in _nodes(tree):
+        name = str(node.get("table_name") or "")
+        if node.get("type") == "BASE_TABLE" and re.search(r"[./\\*?:]", name):
+            raise QueryError(f"{name}: files are not read; there is {', '.join(TABLES)}")
+        if node.get("type") == "TABLE_FUNCTION":
+            function = str(node.get("function", {}).get("function_name", "")).lower()
+            if function not in _TABLE_FUNCTIONS and not function.startswith("duckdb_"):
+                raise QueryError(f"the table function {function} is not allowed; {', '.join(sorted(_TABLE_FUNCTIONS))} are")
+
+
+def _check_function(node: dict[str, Any], is_of_tenant: bool) -> None:
+    if node.get("class") != "FUNCTION":
+        return
+    name = str(node.get("function_name", "")).lower()
+    if name in _REFUSED and (is_of_tenant or name not in _FOR_ADMINISTRATORS):
+        raise QueryError(f"the function {name} is not allowed")
+    if node.get("schema") or node.get("catalog"):
+        raise QueryError(f"{name}: name functions without a schema")
+    if name in _FORMATTING:
+        # The widths that a format asks for are made in memory that nobody counts.
+        arguments = node.get("arguments") or [{}]
+        literal = (arguments[0].get("expression") or {}).get("literal") or {}
+        if literal.get("kind") != "STRING" or _WIDE.search(str(literal.get("text"))):
+            raise QueryError(f"{name}: the format is to be a plain text, with widths below 10,000")
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:

@@ -160,6 +160,7 @@ def test_a_published_event_is_a_row_with_its_whole_envelope(bus: Bus, history: H
         user_id="user_1",
         schema_id="sch_1",
         traceparent="00-aa-bb-01",
+        deliver_at_ms=T0_MS + 3_600_000,
     )
     bus.publish(orders, [event])
     assert history.catch_up() == 2
@@ -187,6 +188,8 @@ def test_a_published_event_is_a_row_with_its_whole_envelope(bus: Bus, history: H
         "compression_type": "ZSTD",
         "max_retries": 5,
         "timestamp": "2013-01-01T10:00:00.007Z",
+        "deliver_at": "2013-01-01T11:00:00.000Z",
+        "expires_at": None,
         "published_at": "2013-01-01T10:00:00.001Z",
     }
     assert ask(history, "SELECT payload FROM events") == [('{"total":12.50,"items":["a","b"]}',)]

@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ MINE, OTHER = "mine", "o'ther"
 EVENTS = 300
 
 
-@pytest.fixture(scope="module")
-def history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[History]:
+@pytest.fixture(scope="module", params=["in the database", "in files"])
+def history(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[History]:
     """Two tenants that take turns: row by row, the numbers of one and the secrets of the other."""
     storage = open_storage(tmp_path_factory.mktemp("history"))
     entries = []
@@ -54,6 +55,8 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[History]:
     history = History(storage)
     history.catch_up()
     assert history.skipped() == (0, 0)
+    if request.param == "in files":
+        assert history.roll_off(days=0, now=datetime.now(UTC) + timedelta(days=2)).rows > 2 * EVENTS
     yield history
     history.close()
     storage.close()
@@ -242,7 +245,7 @@ def test_a_query_that_takes_too_long_is_stopped_and_the_next_one_is_answered(his
 
 
 def test_an_answer_that_is_too_long_is_cut_and_says_so(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("event_streaming_bus.store.history.history.MAX_ANSWER_ROWS", 3000)
+    monkeypatch.setattr("event_streaming_bus.store.history.asking.MAX_ANSWER_ROWS", 3000)
     result = history.query("FROM range(10000)")
     assert (len(list(result.rows())), result.truncated) == (3000, True)
     result = history.query("FROM range(3000)")
@@ -250,7 +253,7 @@ def test_an_answer_that_is_too_long_is_cut_and_says_so(history: History, monkeyp
 
 
 def test_an_answer_of_too_many_bytes_is_cut_and_says_so(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("event_streaming_bus.store.history.history.MAX_ANSWER_BYTES", 1_000_000)
+    monkeypatch.setattr("event_streaming_bus.store.history.asking.MAX_ANSWER_BYTES", 1_000_000)
     result = history.query("SELECT repeat('x', 1000) FROM range(100000)")
     assert result.truncated
     assert result.table.nbytes < 10_000_000
