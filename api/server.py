@@ -1,59 +1,118 @@
 """The server process: one on a data folder, on one port."""
 
 import fcntl
+import ipaddress
 import json
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, NamedTuple
 
 import click
 import uvicorn
 
+from event_streaming_bus.access.authenticator import Authenticator
+from event_streaming_bus.access.settings import AccessSettings, read_settings
+from event_streaming_bus.access.tokens import FIRST, TokenService, token_data
+from event_streaming_bus.api.access import Access
 from event_streaming_bus.api.app import LOOPBACK_HOSTS, create_app
 from event_streaming_bus.api.services import Services
+from event_streaming_bus.audit.service import AuditService
 from event_streaming_bus.errors import BusError, InUseError, InvalidInputError
 from event_streaming_bus.store.storage import Storage
 
 SERVER_FILE: Final = "serve.json"
-_LOOPBACK: Final = ("127.", "localhost", "::1")
+AuthMode = Literal["auto", "required", "off"]
 _DRAIN_S: Final = 10
 _BACKLOG: Final = 1024
 
 
-def serve(storage: Storage, host: str, port: int, *, allow_remote: bool = False) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit code.
+class Tls(NamedTuple):
+    """The files of a certificate, with those that vouch for it, and of its key."""
+
+    certificate: Path
+    key: Path
+
+
+def serve(
+    storage: Storage,
+    host: str,
+    port: int,
+    *,
+    allow_remote: bool = False,
+    auth: AuthMode = "auto",
+    access_file: Path | None = None,
+    tls: Tls | None = None,
+    prepare: Callable[[Services], None] = lambda services: None,
+) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code. ``prepare`` is called before the first request is taken.
+
+    ``auth``: whether clients have to say who they are. ``auto`` means that they do, but on an address of this machine only if
+    there has ever been a token in the data folder, or there is an ``access_file``.
 
     Raises ``InUseError`` for a data folder that is being served already or a port that is taken, ``InvalidInputError`` for an
-    address that others can reach, unless ``allow_remote`` (requests are not authenticated in this version), and ``BusError`` if
-    the history or the catalog keep it from starting.
+    address that others can reach, unless with ``tls`` or ``allow_remote``, and ``BusError`` if the history or the catalog keep it
+    from starting.
     """
-    check_reach(host, allow_remote)
+    check_reach(host, allow_remote, has_tls=tls is not None and auth != "off")
+    settings = AccessSettings() if access_file is None else read_settings(access_file)
     with _folder_lock(storage.folder), listening(host, port) as listener:
-        url = url_of(host, listener)
+        url = url_of(host, listener, "http" if tls is None else "https")
         services = Services(storage)
-        app = create_app(services, hosts=hosts_of(host, allow_remote))
+        prepare(services)
+        is_open = takes_anybody(auth, host, services.tokens, has_settings=access_file is not None)
+        access = None if is_open else closed(services.storage, services.tokens, services.audit, settings)
+        app = create_app(services, hosts=hosts_of(host, allow_remote or not is_loopback(host)), access=access)
         file = storage.folder / SERVER_FILE
         file.write_text(json.dumps({"url": url, "pid": os.getpid()}), "utf-8")
         click.echo(f"serving {storage.folder} on {url} (API: {url}/docs)")
+        click.echo(told_of(is_open, services.tokens.admin_file))
         try:
-            run(app, listener)
+            run(app, listener, tls)
         finally:
             file.unlink(missing_ok=True)
             storage.close()
     return 0
 
 
-def check_reach(host: str, allow_remote: bool) -> None:
-    """Raise ``InvalidInputError`` for an address that others can reach, unless that is wanted."""
-    if not host.startswith(_LOOPBACK) and not allow_remote:
+def takes_anybody(auth: AuthMode, host: str, tokens: TokenService, *, has_settings: bool = False) -> bool:
+    """Whether clients need not say who they are."""
+    return auth == "off" or (auth == "auto" and is_loopback(host) and not has_settings and not tokens.has_tokens)
+
+
+def closed(storage: Storage, tokens: TokenService, audit: AuditService, settings: AccessSettings) -> Access:
+    """What asks clients who they are; there is a token for an administrator afterwards."""
+    first = tokens.make_first_admin()
+    if first is not None:
+        audit.record("token.create", tenant_id=first.tenant_id, actor=FIRST, target=first.token_id, after=token_data(first))
+    return Access(storage, Authenticator(tokens, settings))
+
+
+def told_of(is_open: bool, admin_file: Path) -> str:
+    if is_open:
+        return "there is no login: whoever can reach this address may do everything; --auth required asks for tokens"
+    made = f"an administrator's is in {admin_file}" if admin_file.exists() else "`esb tokens create` makes tokens"
+    return f"clients need a token: {made}"
+
+
+def check_reach(host: str, allow_remote: bool, *, has_tls: bool = False) -> None:
+    """Raise ``InvalidInputError`` for an address that others can reach, unless that is wanted, or nobody can listen."""
+    if not is_loopback(host) and not allow_remote and not has_tls:
         raise InvalidInputError(
-            f"--host {host}: others could reach this address, and there is no login yet; use 127.0.0.1 behind a proxy that "
-            "has one, or --allow-remote if the network is closed"
+            f"--host {host}: others could reach this address, and without TLS there is no login that nobody can overhear; use "
+            "127.0.0.1 behind a proxy, --tls-certificate and --tls-key, or --allow-remote if the network is closed"
         )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def hosts_of(host: str, allow_remote: bool) -> list[str]:
@@ -61,14 +120,28 @@ def hosts_of(host: str, allow_remote: bool) -> list[str]:
     return ["*"] if allow_remote else [*LOOPBACK_HOSTS, host]
 
 
-def url_of(host: str, listener: socket.socket) -> str:
+def url_of(host: str, listener: socket.socket, scheme: str = "http") -> str:
     """Where a server that listens is to be found."""
-    return f"http://{'[' + host + ']' if ':' in host else host}:{listener.getsockname()[1]}"
+    return f"{scheme}://{'[' + host + ']' if ':' in host else host}:{listener.getsockname()[1]}"
 
 
-def run(app: Any, listener: socket.socket) -> None:
-    """Serve an ASGI application until SIGTERM or SIGINT. Raises ``BusError`` if it does not start."""
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_DRAIN_S, server_header=False)
+def run(app: Any, listener: socket.socket, tls: Tls | None = None) -> None:
+    """Serve an ASGI application until SIGTERM or SIGINT. Raises ``BusError`` if it does not start, ``InvalidInputError`` for
+    files that have no certificate or no key."""
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        timeout_graceful_shutdown=_DRAIN_S,
+        server_header=False,
+        # Clients on this machine could say in X-Forwarded-For that they are elsewhere, and the audit would have that.
+        proxy_headers=False,
+        ssl_certfile=None if tls is None else tls.certificate,
+        ssl_keyfile=None if tls is None else tls.key,
+    )
+    try:
+        config.load()
+    except OSError as error:  # ssl.SSLError is one
+        raise InvalidInputError(f"--tls-certificate, --tls-key: they cannot be used: {error}") from error
     # When it is done, uvicorn raises the signal that ended it once more, for handlers from before it: nothing is left to do.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda signum, frame: None)

@@ -1,0 +1,153 @@
+"""Recording commands in the audit: those that manage a data folder, by whom, and how they ended.
+
+Which commands these are is said here and not beside each of them, so that one page shows what is recorded.
+"""
+
+import functools
+import os
+import pwd
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+import click
+
+from event_streaming_bus.errors import BusError, StorageError
+
+
+class Audited(NamedTuple):
+    """A command's name in the audit, and which of its parameters names what it is about; all that were given, without one."""
+
+    action: str
+    target: str | None = None
+
+
+_AUDITED: Final[Mapping[tuple[str, str], Audited]] = {
+    ("aggregates", "archive"): Audited("aggregate.archive", "aggregate_ids"),
+    ("aggregates", "delete"): Audited("aggregate.delete", "aggregate_id"),
+    ("aggregates", "restore"): Audited("aggregate.restore", "aggregate_ids"),
+    ("aggregates", "retention"): Audited("aggregate.set-retention", "aggregate_type"),
+    ("aggregates", "scavenge"): Audited("aggregate.scavenge", "aggregate_type"),
+    ("dead-letters", "drop"): Audited("dead-letter.drop"),
+    ("dead-letters", "retry"): Audited("dead-letter.retry"),
+    ("groups", "create"): Audited("group.create", "name"),
+    ("groups", "delete"): Audited("group.delete", "group"),
+    ("groups", "pause"): Audited("group.pause", "group"),
+    ("groups", "rebalance"): Audited("group.rebalance", "group"),
+    ("groups", "reset"): Audited("group.reset-offsets", "group"),
+    ("groups", "resume"): Audited("group.resume", "group"),
+    ("history", "rebuild"): Audited("history.rebuild"),
+    ("projections", "apply"): Audited("projection.apply", "file"),
+    ("projections", "delete"): Audited("projection.delete", "name"),
+    ("projections", "pause"): Audited("projection.pause", "name"),
+    ("projections", "rebuild"): Audited("projection.rebuild", "name"),
+    ("projections", "resume"): Audited("projection.resume", "name"),
+    ("routes", "apply"): Audited("route.apply", "file"),
+    ("routes", "remove"): Audited("route.delete", "name"),
+    ("routes", "set"): Audited("route.set", "name"),
+    ("scheduled", "cancel"): Audited("scheduled-event.delete", "event_ids"),
+    ("schemas", "activate"): Audited("schema.activate", "reference"),
+    ("schemas", "apply"): Audited("schema.apply", "folder"),
+    ("schemas", "deactivate"): Audited("schema.deactivate", "reference"),
+    ("schemas", "delete"): Audited("schema.delete", "reference"),
+    ("schemas", "deprecate"): Audited("schema.deprecate", "reference"),
+    ("schemas", "level"): Audited("schema.set-level", "words"),
+    ("schemas", "register"): Audited("schema.register", "files"),
+    ("stream", "create"): Audited("stream.create", "name"),
+    ("stream", "drop"): Audited("stream.delete", "name"),
+    ("tokens", "create"): Audited("token.create", "principal"),
+    ("tokens", "revoke"): Audited("token.revoke", "token"),
+}
+_QUESTIONS: Final = ("yes", "as_json")
+
+
+def audited(name: str, command: click.Command) -> click.Command:
+    """The command, or group of them, recorded in the audit where it manages something."""
+    for sub, inner in command.commands.items() if isinstance(command, click.Group) else ():
+        what = _AUDITED.get((name, sub))
+        if what is not None and inner.callback is not None and not hasattr(inner.callback, "audited"):
+            inner.callback = _recorded(what, inner.callback)
+    return command
+
+
+def os_user() -> str:
+    """Who runs this process, as the system has it: not as the environment says, which anybody can set."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
+
+
+def _recorded(what: Audited, callback: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(callback)
+    def run(*args: Any, **given: Any) -> Any:
+        if given.get("dry_run") or (what.action == "schema.set-level" and len(given.get("words") or ()) == _asks_level(given)):
+            return callback(*args, **given)
+        noun, target = what.action.partition(".")[0], _target(what, given)
+        before = _describe(noun, target)
+        try:
+            result = callback(*args, **given)
+        except BaseException as error:
+            _record(what.action, target, outcome=_outcome(error), reason=_reason(error))
+            raise
+        _record(what.action, target, outcome="DONE", before=before, after=_describe(noun, target))
+        return result
+
+    run.audited = True  # type: ignore[attr-defined]
+    return run
+
+
+def _asks_level(given: Mapping[str, Any]) -> int:
+    """How many words ``esb schemas level`` has when it only asks."""
+    return 0 if given.get("every") else 1
+
+
+def _target(what: Audited, given: Mapping[str, Any]) -> str:
+    if what.target is None:
+        chosen = {name: value for name, value in given.items() if value and name not in _QUESTIONS}
+        return ", ".join(f"{name}={_told(value)}" for name, value in chosen.items())
+    return _told(given[what.target])
+
+
+def _told(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str("" if value is None else value)
+
+
+def _outcome(error: BaseException) -> str:
+    refused = isinstance(error, BusError) and not isinstance(error, StorageError)
+    return "REFUSED" if refused or isinstance(error, click.UsageError) else "FAILED"
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, click.ClickException):
+        return error.format_message()
+    return str(error) or type(error).__name__
+
+
+def _describe(noun: str, target: str) -> Any:
+    from event_streaming_bus.audit.describing import describe
+
+    settings = click.get_current_context().obj
+    storage = _existing()
+    return None if storage is None else describe(storage, noun, settings.tenant, target)
+
+
+def _record(action: str, target: str, **how: Any) -> None:
+    from event_streaming_bus.audit.service import AuditService
+    from event_streaming_bus.store.audit_entries import Outcome
+
+    storage = _existing()
+    if storage is None:
+        return  # nothing was made: there is nothing whose audit it would be in
+    audit = AuditService(storage)
+    try:
+        how["outcome"] = Outcome(how["outcome"])
+        audit.record(action, tenant_id=click.get_current_context().obj.tenant, actor=f"cli:{os_user()}", target=target, **how)
+    finally:
+        audit.close()
+
+
+def _existing() -> Any:
+    from event_streaming_bus.store.storage import data_folder, open_storage
+
+    data = click.get_current_context().obj.data
+    return open_storage(data) if (data_folder(data) / "log.db").exists() else None
