@@ -8,28 +8,51 @@ from typing import Any, Final
 from litestar import Litestar, Request, Response
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
 
 from event_streaming_bus import __version__
+from event_streaming_bus.api.access import Access, guarding
+from event_streaming_bus.api.aggregate_lifecycle import AggregateLifecycleController
+from event_streaming_bus.api.aggregate_paths import keep_ids
+from event_streaming_bus.api.asyncapi import asyncapi
+from event_streaming_bus.api.audit import AuditController
+from event_streaming_bus.api.audit_recording import Recorder, recording
 from event_streaming_bus.api.confluent.app import mounted
 from event_streaming_bus.api.consumer_groups import ConsumerGroupsController
 from event_streaming_bus.api.consuming import ConsumingController, join_group
+from event_streaming_bus.api.correlation import CorrelationController
 from event_streaming_bus.api.dead_letters import DeadLettersController
 from event_streaming_bus.api.docs_page import PlainPage
+from event_streaming_bus.api.erasure import ErasuresController
+from event_streaming_bus.api.event_sourcing import EventSourcingController
 from event_streaming_bus.api.events import MAX_BATCH_BYTES, EventsController
+from event_streaming_bus.api.flows import FlowsController
 from event_streaming_bus.api.health import health, live, ready
 from event_streaming_bus.api.history import HistoryController
 from event_streaming_bus.api.hosts import check_host
+from event_streaming_bus.api.idempotency import idempotent
+from event_streaming_bus.api.metrics import counting_refusals, metrics
+from event_streaming_bus.api.monitoring import monitoring_socket
+from event_streaming_bus.api.openapi.document import CompleteDocument
+from event_streaming_bus.api.preconditions import conditional
 from event_streaming_bus.api.problems import HANDLERS, problem
 from event_streaming_bus.api.processors import ProcessorsController
+from event_streaming_bus.api.projections import ProjectionsController
+from event_streaming_bus.api.query_parameters import check_query
 from event_streaming_bus.api.routes import RoutesController
+from event_streaming_bus.api.saved_queries import SavedQueriesController
+from event_streaming_bus.api.scheduled import ScheduledController
 from event_streaming_bus.api.schema_trials import SchemaTrialsController
 from event_streaming_bus.api.schemas import SchemasController
 from event_streaming_bus.api.services import Services
+from event_streaming_bus.api.story import StoryController
+from event_streaming_bus.api.stream_events import StreamEventsController
 from event_streaming_bus.api.streams import StreamsController
+from event_streaming_bus.api.tokens import TokensController
+from event_streaming_bus.api.web_page import Page
 from event_streaming_bus.errors import InvalidInputError
 
 LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]", "::1")
+_MAX_BODY_BYTES: Final = MAX_BATCH_BYTES + (1 << 16)
 _DESCRIPTION: Final = "Publish events to streams, run processors over them, and question their history."
 HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
@@ -40,13 +63,14 @@ HEADERS: Final = {
 
 
 def _only_for(hosts: frozenset[str]) -> Callable[[Request[Any, Any, Any]], Awaitable[Response[bytes] | None]]:
-    """Refuses requests whose Host header names another host."""
+    """Refuses requests whose Host header names another host, and those with query parameters that nobody would look at."""
 
     async def check(request: Request[Any, Any, Any]) -> Response[bytes] | None:
         try:
             check_host(request.headers.get("host", ""), hosts)
+            check_query(request)
         except InvalidInputError as error:
-            return problem(400, "Bad Request", error.message, request.url.path)
+            return problem(400, "Bad Request", error.message, request.url.path, **error.details)
         return None
 
     return check
@@ -58,35 +82,71 @@ async def _secure(response: Response[Any]) -> Response[Any]:
     return response
 
 
-def create_app(services: Services, *, hosts: Sequence[str] = LOOPBACK_HOSTS) -> Litestar:
+class _App(Litestar):
+    """Litestar, but for the page, which is no route, and for paths that name aggregates."""
+
+    page: Page
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if Page.takes(scope):
+            await self.page(scope, receive, send)
+            return
+        keep_ids(scope)
+        await super().__call__(scope, receive, send)
+
+
+def create_app(services: Services, *, hosts: Sequence[str] = LOOPBACK_HOSTS, access: Access | None = None) -> Litestar:
     """The API over ``services``. Starting it starts the history writer and the processors that were running; stopping it stops
     them. Requests for other ``hosts`` are refused, so that no page elsewhere can reach a server on this machine by a name of
-    its own; ``["*"]`` accepts all."""
+    its own; ``["*"]`` accepts all. Without ``access``, nobody has to say who they are."""
+    recorder = Recorder(services.storage, services.audit, services.tokens)
 
     @asynccontextmanager
     async def running(app: Litestar) -> AsyncIterator[None]:
         try:
             services.history.start()
             await services.processors.resume()
-            yield
+            await services.flows.resume()
+            services.projections.start()
+            stop_scavenging = services.sourcing.lifecycle.start_scavenging()
+            try:
+                yield
+            finally:
+                await asyncio.to_thread(stop_scavenging)
         finally:
             await services.consuming.close()
+            await recorder.close()
             await asyncio.to_thread(services.close)
 
-    return Litestar(
+    app = _App(
         route_handlers=[
             health,
             live,
             ready,
+            metrics,
+            monitoring_socket(frozenset(hosts)),
             StreamsController,
+            StreamEventsController,
+            asyncapi,
             EventsController,
+            ScheduledController,
             ProcessorsController,
+            FlowsController,
             DeadLettersController,
             ConsumerGroupsController,
             ConsumingController,
             join_group,
             RoutesController,
+            EventSourcingController,
+            AggregateLifecycleController,
+            ProjectionsController,
+            ErasuresController,
+            AuditController,
+            TokensController,
             HistoryController,
+            SavedQueriesController,
+            CorrelationController,
+            StoryController,
             SchemasController,
             SchemaTrialsController,
             mounted(services.schemas.subjects, hosts=hosts, headers=HEADERS),
@@ -94,14 +154,23 @@ def create_app(services: Services, *, hosts: Sequence[str] = LOOPBACK_HOSTS) -> 
         dependencies={"services": Provide(lambda: services, sync_to_thread=False)},
         exception_handlers=HANDLERS,
         after_request=_secure,
+        after_exception=[counting_refusals(services)],
+        middleware=[
+            guarding(access, recorder, hosts=hosts, headers=HEADERS),
+            idempotent(services.idempotency, max_body_bytes=_MAX_BODY_BYTES, headers=HEADERS),
+            recording(recorder),
+            conditional(services, headers=HEADERS),
+        ],
         lifespan=[running],
         before_request=_only_for(frozenset(hosts)),
-        request_max_body_size=MAX_BATCH_BYTES + (1 << 16),
+        request_max_body_size=_MAX_BODY_BYTES,
         openapi_config=OpenAPIConfig(
             title="Event Streaming Bus",
             version=__version__,
             description=_DESCRIPTION,
             path="/docs",
-            render_plugins=[PlainPage(), JsonRenderPlugin()],
+            render_plugins=[PlainPage(), CompleteDocument()],
         ),
     )
+    app.page = Page(hosts=frozenset(hosts), headers=HEADERS)
+    return app

@@ -1,6 +1,8 @@
 """Decoding request bodies: into structs, with errors that name the path and what is accepted."""
 
-from typing import Any, TypeVar
+import re
+from functools import cache
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -8,6 +10,7 @@ from event_streaming_bus.errors import InvalidInputError, PayloadTooLargeError
 from event_streaming_bus.json_places import placed
 from event_streaming_bus.struct_errors import told
 
+MAX_INTEGER: Final = (1 << 63) - 1
 T = TypeVar("T")
 
 
@@ -16,13 +19,33 @@ def decode(body: bytes, kind: type[T], max_bytes: int) -> T:
     if len(body) > max_bytes:
         raise PayloadTooLargeError(f"the body has {len(body):,} bytes; at most {max_bytes:,} are accepted")
     try:
-        return msgspec.json.decode(body, type=kind)
+        decoded = msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
         raise InvalidInputError(told(str(error), lambda path: _accepted(kind))) from None
     except RecursionError:
         raise InvalidInputError("the body is nested too deep") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidInputError(f"the body is not JSON: {placed(str(error), body)}") from None
+    if isinstance(decoded, msgspec.Struct):
+        _check_integers(decoded, "")
+    return decoded
+
+
+def _check_integers(struct: msgspec.Struct, where: str) -> None:
+    """Raise ``InvalidInputError`` for an integer that no store could hold."""
+    for name in _with_integers(type(struct)):
+        value = getattr(struct, name)
+        if value.__class__ is int and not -MAX_INTEGER <= value <= MAX_INTEGER:
+            raise InvalidInputError(f"{where}{name}: expected an integer of at most 63 bits, got {value}", path=f"{where}{name}")
+        for i, each in enumerate(value) if isinstance(value, list) else ():
+            if isinstance(each, msgspec.Struct):
+                _check_integers(each, f"{where}{name}[{i}].")
+
+
+@cache
+def _with_integers(kind: type[msgspec.Struct]) -> tuple[str, ...]:
+    """The fields that may hold integers, or structs that do."""
+    return tuple(field.name for field in msgspec.structs.fields(kind) if re.search(r"int\b|list|Any", str(field.type)))
 
 
 def _accepted(kind: type[Any]) -> list[str]:

@@ -6,6 +6,7 @@ import msgspec
 from litestar import Controller, Request, delete, get, post
 
 from event_streaming_bus.api.bodies import decode
+from event_streaming_bus.api.paging import MAX_ITEMS, paged
 from event_streaming_bus.api.services import Services
 from event_streaming_bus.api.tenancy import tenant_of
 from event_streaming_bus.consumers.service import group_data
@@ -36,9 +37,12 @@ class ConsumerGroupsController(Controller):
         return {"group_id": group_id, "message": "Consumer group created successfully"}
 
     @get("/", summary="List the consumer groups")
-    async def list_groups(self, request: Request[Any, Any, Any], services: Services) -> dict[str, Any]:
+    async def list_groups(
+        self, request: Request[Any, Any, Any], services: Services, limit: int = MAX_ITEMS, cursor: str | None = None
+    ) -> dict[str, Any]:
         groups = await services.consumer_groups.list_consumer_groups(tenant_of(request))
-        return {"consumer_groups": [group_data(group) for group in groups]}
+        page, following = paged(groups, lambda group: group.config.group_name, limit, cursor)
+        return {"consumer_groups": [group_data(group) for group in page], "next_cursor": following}
 
     @get("/{group:str}", summary="Describe a consumer group, by its id or name, with its members")
     async def describe(self, request: Request[Any, Any, Any], services: Services, group: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import msgspec
 from litestar import Controller, Request, get, post
 
 from event_streaming_bus.api.bodies import decode
+from event_streaming_bus.api.idempotency import derived_event_id
 from event_streaming_bus.api.services import Services
 from event_streaming_bus.api.tenancy import tenant_of
 from event_streaming_bus.errors import EventNotFoundError
@@ -17,8 +18,10 @@ from event_streaming_bus.models import (
     EventPriority,
     Receipt,
     SerializationFormat,
+    rfc3339,
 )
 from event_streaming_bus.publishing import DEFAULT_STREAM
+from event_streaming_bus.registry.protection import reveal
 
 MAX_EVENT_BYTES = DEFAULT_MAX_PAYLOAD_BYTES + (1 << 16)
 MAX_BATCH_BYTES = 16 << 20
@@ -44,12 +47,15 @@ class NewEvent(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     key: str | None = None
     timestamp: str | int | None = None
     traceparent: str | None = None
+    deliver_at: str | int | None = None
+    expires_at: str | int | None = None
     user_id: str | None = None
 
-    def config(self, traceparent: str | None) -> EventConfig:
-        """What the publishing service takes; the request's trace stands in for one of the event's own."""
+    def config(self, traceparent: str | None, event_id: str | None) -> EventConfig:
+        """What the publishing service takes; the request's trace and an id made for it stand in for the event's own."""
         fields = {name: getattr(self, name) for name in EventConfig.__struct_fields__}
-        return EventConfig(**(fields | {"traceparent": self.traceparent or traceparent}))
+        fields |= {"traceparent": self.traceparent or traceparent, "event_id": self.event_id or event_id}
+        return EventConfig(**fields)
 
 
 class NewEvents(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -69,7 +75,8 @@ class EventsController(Controller):
     async def publish(self, request: Request[Any, Any, Any], services: Services) -> dict[str, Any]:
         event = decode(await request.body(), NewEvent, MAX_EVENT_BYTES)
         receipts = await _publish(request, services, [event], event.stream_id)
-        return _receipt(receipts[0]) | {"message": "Event published successfully"}
+        message = "Event published successfully" if receipts[0].deliver_at_ms is None else "Event scheduled successfully"
+        return _receipt(receipts[0]) | {"message": message}
 
     @post("/batch", summary="Publish events to one stream in one transaction: all of them, or none")
     async def publish_batch(self, request: Request[Any, Any, Any], services: Services) -> dict[str, Any]:
@@ -83,19 +90,32 @@ class EventsController(Controller):
         found = await asyncio.to_thread(services.history.event, tenant_of(request), event_id)
         if found is None:
             raise EventNotFoundError(f"There is no event '{event_id}' in the history.", event_id=event_id)
+        found["payload"] = await asyncio.to_thread(_shown, services, request, found["payload"])
         return found
 
     @get("/{event_id:str}/processing-history", summary="Every processing step of an event")
     async def processing_history(self, request: Request[Any, Any, Any], services: Services, event_id: str) -> dict[str, Any]:
         await asyncio.to_thread(services.history.catch_up)
-        return await asyncio.to_thread(services.history.processing_history, tenant_of(request), event_id)
+        told = await asyncio.to_thread(services.history.processing_history, tenant_of(request), event_id)
+        for step in told["processing_history"]:
+            if "input_data" in step:
+                step["input_data"]["payload"] = await asyncio.to_thread(_shown, services, request, step["input_data"]["payload"])
+        return told
+
+
+def _shown(services: Services, request: Request[Any, Any, Any], payload: Any) -> Any:
+    """The payload of an event in the history, with its personal values."""
+    return reveal(services.storage.subject_keys, tenant_of(request), payload)
 
 
 async def _publish(
     request: Request[Any, Any, Any], services: Services, events: list[NewEvent], stream: str | None
 ) -> list[Receipt]:
     trace = request.headers.get("traceparent")
-    configs = [event.config(trace) for event in events]
+    configs = [
+        event.config(trace, derived_event_id(request, number) if event.event_id is None else None)
+        for number, event in enumerate(events)
+    ]
     payloads = [bytes(event.payload) for event in events]
     users = {event.user_id for event in events}
     return await services.publishing.publish_batch(
@@ -108,7 +128,9 @@ async def _publish(
 
 
 def _receipt(receipt: Receipt) -> dict[str, Any]:
+    """``deliver_at`` is there for an event that waits; its offset is -1."""
     split = receipt.position.split
+    later = {} if receipt.deliver_at_ms is None else {"deliver_at": rfc3339(receipt.deliver_at_ms)}
     return {
         "event_id": receipt.event_id,
         "stream_id": split.stream_id,
@@ -116,4 +138,5 @@ def _receipt(receipt: Receipt) -> dict[str, Any]:
         "lane": split.lane.value,
         "offset": receipt.position.offset,
         "duplicate": receipt.duplicate,
+        **later,
     }

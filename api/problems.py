@@ -9,6 +9,8 @@ from litestar.exceptions import HTTPException
 
 from event_streaming_bus import errors
 from event_streaming_bus.registry.registry_errors import IncompatibleSchemaError
+from event_streaming_bus.sourcing.sourcing_errors import FoldError
+from event_streaming_bus.store.aggregate_errors import SchemaChangedError, VersionConflictError
 
 PROBLEM: Final = "application/problem+json"
 _log: Final = logging.getLogger(__name__)
@@ -25,6 +27,9 @@ STATUS: Final[tuple[tuple[type[errors.BusError], int], ...]] = (
     (errors.AlreadyExistsError, 409),
     (errors.InvalidStateError, 409),
     (IncompatibleSchemaError, 409),
+    (VersionConflictError, 409),
+    (SchemaChangedError, 409),
+    (FoldError, 422),
     (errors.FencedError, 409),
     (errors.InUseError, 409),
     (errors.OffsetOutOfRangeError, 416),

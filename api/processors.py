@@ -5,6 +5,7 @@ from typing import Any
 from litestar import Controller, Request, delete, get, post
 
 from event_streaming_bus.api.bodies import decode
+from event_streaming_bus.api.paging import MAX_ITEMS, paged
 from event_streaming_bus.api.services import Services
 from event_streaming_bus.api.tenancy import tenant_of
 
@@ -24,8 +25,12 @@ class ProcessorsController(Controller):
         return {"processor_id": processor_id, "message": "Stream processor created successfully"}
 
     @get("/", summary="List the processors")
-    async def list_processors(self, request: Request[Any, Any, Any], services: Services) -> dict[str, Any]:
-        return {"processors": await services.processors.list_stream_processors(tenant_of(request))}
+    async def list_processors(
+        self, request: Request[Any, Any, Any], services: Services, limit: int = MAX_ITEMS, cursor: str | None = None
+    ) -> dict[str, Any]:
+        found = await services.processors.list_stream_processors(tenant_of(request))
+        page, following = paged(found, lambda processor: str(processor["processor_id"]), limit, cursor)
+        return {"processors": page, "next_cursor": following}
 
     @get("/{processor_id:str}", summary="A processor's configuration and status")
     async def processor(self, request: Request[Any, Any, Any], services: Services, processor_id: str) -> dict[str, Any]:

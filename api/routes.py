@@ -7,10 +7,11 @@ import msgspec
 from litestar import Controller, Request, Response, delete, get, post, put
 
 from event_streaming_bus.api.bodies import decode
+from event_streaming_bus.api.paging import MAX_ITEMS, paged
 from event_streaming_bus.api.services import Services
 from event_streaming_bus.api.tenancy import tenant_of
 from event_streaming_bus.errors import InvalidInputError
-from event_streaming_bus.routing.model import rule_data
+from event_streaming_bus.routing.model import Rule, rule_data
 from event_streaming_bus.routing.trial import DEFAULT_EVENTS, try_routes
 
 _MAX_BODY_BYTES = 1 << 20
@@ -33,10 +34,16 @@ class RoutesController(Controller):
 
     @get("/", summary="List the routing rules, of one stream or of all, in the order in which they run")
     async def list_routes(
-        self, request: Request[Any, Any, Any], services: Services, stream: str | None = None
+        self,
+        request: Request[Any, Any, Any],
+        services: Services,
+        stream: str | None = None,
+        limit: int = MAX_ITEMS,
+        cursor: str | None = None,
     ) -> Response[bytes]:
         rules = await services.routing.list_routes(tenant_of(request), stream=stream)
-        return _answer({"routes": [rule_data(rule) for rule in rules]})
+        page, following = paged(rules, _place, limit, cursor)
+        return _answer({"routes": [rule_data(rule) for rule in page], "next_cursor": following})
 
     @get("/{name:str}", summary="A routing rule as it is, or as it was in a version")
     async def show(
@@ -60,6 +67,11 @@ class RoutesController(Controller):
     async def try_(self, request: Request[Any, Any, Any], services: Services) -> Response[bytes]:
         trial = decode(await request.body(), Trial, _MAX_BODY_BYTES)
         return _answer(await asyncio.to_thread(_try, services, tenant_of(request), trial))
+
+
+def _place(rule: Rule) -> str:
+    """Text that is ordered as rules run."""
+    return f"{rule.route.order + (1 << 63):020d} {rule.route.name}"
 
 
 def _try(services: Services, tenant_id: str, trial: Trial) -> dict[str, Any]:

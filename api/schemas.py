@@ -8,6 +8,7 @@ from litestar import Controller, Request, Response, delete, get, post, put
 
 from event_streaming_bus.api.bodies import decode
 from event_streaming_bus.api.events import MAX_BATCH_BYTES
+from event_streaming_bus.api.paging import MAX_ITEMS, paged
 from event_streaming_bus.api.services import Services
 from event_streaming_bus.api.tenancy import tenant_of
 from event_streaming_bus.errors import InvalidInputError, SchemaError
@@ -51,9 +52,17 @@ class SchemasController(Controller):
         return await services.schemas.check_compatibility(config, tenant_of(request))
 
     @get("/", summary="List the schemas' versions, of one name or of all")
-    async def list_schemas(self, request: Request[Any, Any, Any], services: Services, name: str | None = None) -> dict[str, Any]:
+    async def list_schemas(
+        self,
+        request: Request[Any, Any, Any],
+        services: Services,
+        name: str | None = None,
+        limit: int = MAX_ITEMS,
+        cursor: str | None = None,
+    ) -> dict[str, Any]:
         records = await services.schemas.list_schemas(tenant_of(request), name)
-        return {"schemas": [describe(record) for record in records]}
+        page, following = paged(records, lambda record: f"{record.schema_name}\0{record.version:010d}", limit, cursor)
+        return {"schemas": [describe(record) for record in page], "next_cursor": following}
 
     @get("/level", summary="The compatibility level that counts for new versions: of one name, or where none has its own")
     async def level(self, request: Request[Any, Any, Any], services: Services, name: str = "") -> dict[str, Any]:

@@ -7,9 +7,10 @@ import msgspec
 from litestar import Controller, Request, delete, get, post, put
 
 from event_streaming_bus.api.bodies import decode
+from event_streaming_bus.api.paging import MAX_ITEMS, paged
 from event_streaming_bus.api.services import Services
 from event_streaming_bus.api.tenancy import tenant_of
-from event_streaming_bus.models import CompressionType, InvalidEventPolicy, StreamConfig, StreamInfo, rfc3339
+from event_streaming_bus.models import CompressionType, InvalidEventPolicy, StreamConfig, StreamInfo, check_not_internal, rfc3339
 from event_streaming_bus.registry.streams import make_stream, set_schema
 
 _MAX_BODY_BYTES = 1 << 16
@@ -47,10 +48,12 @@ class StreamsController(Controller):
         return await asyncio.to_thread(_create, services, tenant_of(request), new)
 
     @get("/", summary="List the streams")
-    async def list_streams(self, request: Request[Any, Any, Any], services: Services) -> dict[str, Any]:
-        log = services.storage.log
-        infos = await asyncio.to_thread(log.list_streams, tenant_of(request))
-        return {"streams": [await asyncio.to_thread(_describe, services, info) for info in infos]}
+    async def list_streams(
+        self, request: Request[Any, Any, Any], services: Services, limit: int = MAX_ITEMS, cursor: str | None = None
+    ) -> dict[str, Any]:
+        infos = await asyncio.to_thread(services.storage.log.list_streams, tenant_of(request))
+        page, following = paged(infos, lambda info: info.name, limit, cursor)
+        return {"streams": [await asyncio.to_thread(_describe, services, info) for info in page], "next_cursor": following}
 
     @get("/{stream:str}", summary="Describe a stream, by its id or name")
     async def describe(self, request: Request[Any, Any, Any], services: Services, stream: str) -> dict[str, Any]:
@@ -67,6 +70,7 @@ class StreamsController(Controller):
     @delete("/{stream:str}", status_code=200, summary="Drop a stream and its events for good")
     async def drop(self, request: Request[Any, Any, Any], services: Services, stream: str) -> dict[str, Any]:
         info = await asyncio.to_thread(services.storage.log.find_stream, tenant_of(request), stream)
+        check_not_internal(info.name)
         await asyncio.to_thread(services.storage.log.drop_stream, info.stream_id)
         return {"stream_id": info.stream_id, "message": "Stream dropped successfully"}
 

@@ -126,7 +126,7 @@ def test_what_cannot_be_done_with_a_dead_letter_is_a_problem(http: httpx.Client)
     assert "limit" in refused(http.get(letters, params={"limit": 100_000}), 400)["detail"]
     assert "cursor" in refused(http.get(letters, params={"cursor": "x"}), 400)["detail"]
     for body, told in (
-        ({}, "ids, filter: expected one of the two"),
+        ({}, "ids, filter, sql: expected one of the three"),
         ({"filter": {"proccessor": "p"}}, "filter.proccessor: unknown field; did you mean 'processor'?"),
         ({"filter": {"status": "DROPPED"}}, "filter.status: only OPEN letters"),
     ):

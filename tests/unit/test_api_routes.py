@@ -49,8 +49,8 @@ async def test_a_rule_has_a_life(client: httpx.AsyncClient) -> None:
     assert (await client.get(f"{ROUTES}/big")).json() == changed
     assert (await client.get(f"{ROUTES}/big", params={"version": 1})).json() == made.json()
     for query in ({}, {"stream": "orders"}):
-        assert (await client.get(ROUTES, params=query)).json() == {"routes": [changed]}
-    assert (await client.get(ROUTES, params={"stream": "big"})).json() == {"routes": []}
+        assert (await client.get(ROUTES, params=query)).json() == {"routes": [changed], "next_cursor": None}
+    assert (await client.get(ROUTES, params={"stream": "big"})).json() == {"routes": [], "next_cursor": None}
     removed = await client.delete(f"{ROUTES}/big")
     assert (removed.status_code, removed.json()["version"]) == (200, 2)
     for gone in (await client.get(f"{ROUTES}/big"), await client.delete(f"{ROUTES}/big")):
@@ -98,7 +98,7 @@ async def test_bad_rules_are_refused_with_their_place(
     answer = await put(client, "bad", **config)
     assert answer.status_code == status
     assert answer.json()["detail"].startswith(detail)
-    assert (await client.get(ROUTES)).json() == {"routes": []}
+    assert (await client.get(ROUTES)).json() == {"routes": [], "next_cursor": None}
 
 
 async def test_cycles_are_refused_with_their_path(client: httpx.AsyncClient) -> None:

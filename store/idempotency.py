@@ -1,0 +1,62 @@
+"""Answers to requests that came with a key of their own, so that the same request again is answered without being done again.
+
+They are kept for a day, and at most ``MAX_KEYS`` of a tenant: of more, the oldest go.
+"""
+
+import time
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from event_streaming_bus.store.sql import load_queries
+from event_streaming_bus.store.sqlite import Database, storage_errors
+
+KEPT_MS: Final = 24 * 3_600_000
+MAX_KEYS: Final = 10_000
+MAX_ANSWER_BYTES: Final = 64 << 10
+SQL: Final = load_queries("idempotency.sql")
+
+
+class KeptAnswer(msgspec.Struct, frozen=True):
+    """How a request was answered. ``request_hash``: of the request; ``body`` is None if it was too large to keep."""
+
+    request_hash: str
+    status: int
+    content_type: str
+    body: bytes | None
+
+
+class IdempotencyStore:
+    """Answers by tenant, route and key. Safe to use from any thread and any number of processes."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = Database(path)
+        self._path = path
+        with storage_errors(path, "opening"), self._db.write_lock():
+            self._db.connection().executescript(SQL["create_tables"])
+
+    def close(self) -> None:
+        """Close the database. Closing twice is harmless."""
+        self._db.close()
+
+    def find(self, tenant_id: str, route: str, key: str) -> KeptAnswer | None:
+        """The answer that was kept for a key, if it is not too old."""
+        values = (tenant_id, route, key, _now_ms() - KEPT_MS)
+        with storage_errors(self._path, "looking for a kept answer"):
+            row = self._db.connection().execute(SQL["select_answer"], values).fetchone()
+        return None if row is None else KeptAnswer(*row)
+
+    def keep(self, tenant_id: str, route: str, key: str, answer: KeptAnswer) -> None:
+        """Keep an answer; a body that is too large is left out. It is on disk when this returns."""
+        body = answer.body if answer.body is not None and len(answer.body) <= MAX_ANSWER_BYTES else None
+        now_ms = _now_ms()
+        values = (tenant_id, route, key, answer.request_hash, answer.status, answer.content_type, body, now_ms)
+        with self._db.transaction("keeping an answer") as db:
+            db.execute(SQL["delete_old"], (tenant_id, now_ms - KEPT_MS))
+            db.execute(SQL["upsert_answer"], values)
+            db.execute(SQL["delete_surplus"], (tenant_id, MAX_KEYS))
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

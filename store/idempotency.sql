@@ -1,0 +1,32 @@
+-- name: create_tables
+CREATE TABLE IF NOT EXISTS idempotency_keys (
+    tenant_id TEXT NOT NULL,
+    route TEXT NOT NULL,
+    key TEXT NOT NULL,
+    request_hash TEXT NOT NULL,
+    status INTEGER NOT NULL,
+    content_type TEXT NOT NULL,
+    body BLOB,
+    created_at_ms INTEGER NOT NULL,
+    PRIMARY KEY (tenant_id, route, key)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS idempotency_keys_by_age ON idempotency_keys (tenant_id, created_at_ms);
+
+-- name: select_answer
+SELECT request_hash, status, content_type, body FROM idempotency_keys
+WHERE tenant_id = ? AND route = ? AND key = ? AND created_at_ms > ?;
+
+-- name: upsert_answer
+INSERT INTO idempotency_keys (tenant_id, route, key, request_hash, status, content_type, body, created_at_ms)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (tenant_id, route, key) DO UPDATE SET
+    request_hash = excluded.request_hash, status = excluded.status, content_type = excluded.content_type,
+    body = excluded.body, created_at_ms = excluded.created_at_ms;
+
+-- name: delete_old
+DELETE FROM idempotency_keys WHERE tenant_id = ? AND created_at_ms <= ?;
+
+-- name: delete_surplus
+DELETE FROM idempotency_keys WHERE (tenant_id, route, key) IN (
+    SELECT tenant_id, route, key FROM idempotency_keys WHERE tenant_id = ? ORDER BY created_at_ms DESC LIMIT -1 OFFSET ?
+);
