@@ -16,9 +16,13 @@ from event_streaming_bus.store.storage import Storage, open_storage
 
 if TYPE_CHECKING:
     from event_streaming_bus.consumers.consumer import Consumer
+    from event_streaming_bus.correlation.service import CorrelationService
+    from event_streaming_bus.erasure.service import ErasureService
     from event_streaming_bus.flows.dead_letters import DeadLetterService
     from event_streaming_bus.flows.service import StreamManagementService
     from event_streaming_bus.routing.service import RoutingService
+    from event_streaming_bus.sourcing.projections import ProjectionService
+    from event_streaming_bus.sourcing.service import EventSourcingService
 
 
 class Bus:
@@ -50,6 +54,12 @@ class Bus:
         return RoutingService(self.storage)
 
     @cached_property
+    def sourcing(self) -> "EventSourcingService":
+        from event_streaming_bus.sourcing.service import EventSourcingService
+
+        return EventSourcingService(self.storage)
+
+    @cached_property
     def processors(self) -> "StreamManagementService":
         from event_streaming_bus.flows.service import StreamManagementService  # loads Bytewax: only for those who need it
 
@@ -60,6 +70,24 @@ class Bus:
         from event_streaming_bus.flows.dead_letters import DeadLetterService
 
         return DeadLetterService(self.storage)
+
+    @cached_property
+    def projections(self) -> "ProjectionService":
+        from event_streaming_bus.sourcing.projections import ProjectionService
+
+        return ProjectionService(self.storage)
+
+    @cached_property
+    def correlation(self) -> "CorrelationService":
+        from event_streaming_bus.correlation.service import CorrelationService
+
+        return CorrelationService(self.storage)
+
+    @cached_property
+    def erasure(self) -> "ErasureService":
+        from event_streaming_bus.erasure.service import ErasureService
+
+        return ErasureService(self.storage)
 
     def create_stream(self, name: str, *, tenant_id: str = DEFAULT_TENANT, partitions: int = 1) -> StreamInfo:
         """Make a stream, or find the one that is there with the same settings. ``log.create_stream`` takes all settings."""

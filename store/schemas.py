@@ -16,6 +16,7 @@ import msgspec
 from event_streaming_bus.errors import AlreadyExistsError, SchemaNotFoundError
 from event_streaming_bus.store.sql import load_queries
 from event_streaming_bus.store.sqlite import Database, storage_errors
+from event_streaming_bus.store.subject_keys import SubjectKeys
 
 SQL: Final = load_queries("schemas.sql")
 DEFAULT_CONTEXT: Final = "."
@@ -121,6 +122,7 @@ class SchemaStore:
     """Schemas by tenant. Safe to use from any thread and any number of processes."""
 
     def __init__(self, path: Path) -> None:
+        self.subject_keys = SubjectKeys(path.parent)  # of those whose personal data the schemas' payloads have
         self._db = Database(path)
         self._path = path
         with storage_errors(path, "opening"), self._db.write_lock():
@@ -141,6 +143,7 @@ class SchemaStore:
 
     def close(self) -> None:
         """Close the database. Closing twice is harmless."""
+        self.subject_keys.close()
         self._db.close()
 
     # --- versions -----------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import Final
 
 from event_streaming_bus.errors import InvalidInputError
 from event_streaming_bus.models import StreamConfig, StreamInfo
+from event_streaming_bus.store.aggregates import AggregateStore
 from event_streaming_bus.store.catalog import Catalog
 from event_streaming_bus.store.groups import GroupStore
 from event_streaming_bus.store.history_records import DEAD_LETTER_STREAM, HISTORY_STREAM, SYSTEM_TENANT
@@ -20,8 +21,8 @@ _SCHEMES: Final = ("embedded:",)
 
 
 class Storage:
-    """Where a bus keeps things: ``log``, ``catalog``, ``schemas``, ``groups``, ``routes``; ``folder`` for what is rebuilt from
-    them.
+    """Where a bus keeps things: ``log``, ``catalog``, ``schemas``, ``groups``, ``routes``, ``subject_keys``; ``folder`` for what
+    is rebuilt from them.
 
     ``synchronous`` is that of the log: commits of groups are as durable as events.
     """
@@ -33,6 +34,8 @@ class Storage:
         self.schemas = SchemaStore(folder / "log.db")
         self.groups = GroupStore(folder / "log.db", synchronous=synchronous)
         self.routes = RouteStore(folder / "log.db")
+        self.aggregates = AggregateStore(folder / "log.db", log, synchronous=synchronous)
+        self.subject_keys = self.schemas.subject_keys
         self._internal: dict[tuple[str, str], StreamInfo] = {}
 
     def internal_stream(self, tenant_id: str, name: str) -> StreamInfo:
@@ -61,6 +64,8 @@ class Storage:
         self.schemas.close()
         self.groups.close()
         self.routes.close()
+        self.aggregates.close()
+        self.subject_keys.close()
 
 
 _open: dict[Path, Storage] = {}

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import click
 
+from event_streaming_bus.cli.auditing import audited
 from event_streaming_bus.errors import BusError
 from event_streaming_bus.models import DEFAULT_TENANT
 
@@ -20,24 +21,33 @@ EXIT_INTERRUPTED: Final = 130
 
 # Commands are imported when they are called, so that `esb stream list` does not wait for Bytewax, DuckDB and Litestar.
 _COMMANDS: Final = {
+    "aggregates": ("event_streaming_bus.cli.aggregates", "Append to aggregates, rebuild them, and end their lives."),
+    "audit": ("event_streaming_bus.cli.audit", "List, verify and export who did what."),
     "check": ("event_streaming_bus.cli.check", "Say what is wrong with flow files, or may be."),
     "dead-letters": ("event_streaming_bus.cli.dead_letters", "List, show, retry and drop dead letters."),
     "dry-run": ("event_streaming_bus.cli.dry_run", "Say what a flow would do with the newest events."),
+    "erase": ("event_streaming_bus.cli.erasure", "Make a subject's personal data unreadable for good."),
+    "erasures": ("event_streaming_bus.cli.erasure", "List and verify the certificates of erasures."),
     "graph": ("event_streaming_bus.cli.graph", "Draw a flow file."),
     "groups": ("event_streaming_bus.cli.groups", "Make consumer groups, see their lag, and set them right."),
-    "history": ("event_streaming_bus.cli.sql", "Rebuild the history, or see how far it has come."),
+    "history": ("event_streaming_bus.cli.sql", "Rebuild the history, roll it off, or see how far it has come."),
     "plan": ("event_streaming_bus.cli.plan", "Say what a changed flow does to its state."),
+    "projections": ("event_streaming_bus.cli.projections", "Declare read models, see how they do, and ask them."),
     "publish": ("event_streaming_bus.cli.publish", "Publish the rows of a file to a stream."),
     "read": ("event_streaming_bus.cli.read", "Print the events of a stream."),
     "registry": ("event_streaming_bus.cli.registry", "Serve the schema registry to clients of a Confluent one."),
     "routes": ("event_streaming_bus.cli.routes", "Set, show and try the rules by which events are routed."),
     "run": ("event_streaming_bus.cli.run", "Run a flow file."),
+    "scheduled": ("event_streaming_bus.cli.scheduled", "List and cancel events that are to be delivered later."),
     "schemas": ("event_streaming_bus.cli.schemas", "Register, compare, retire and try schemas."),
     "serve": ("event_streaming_bus.cli.serve", "Serve the REST API and run processors."),
     "sql": ("event_streaming_bus.cli.sql", "Ask the history a question in SQL."),
     "stream": ("event_streaming_bus.cli.streams", "Make, list, describe and drop streams."),
     "test": ("event_streaming_bus.cli.flow_test", "Run the tests that flow files carry."),
+    "tokens": ("event_streaming_bus.cli.tokens", "Make, list and revoke the tokens of clients."),
+    "trace": ("event_streaming_bus.cli.trace", "Say what followed from an event, or what led to it."),
     "version": ("event_streaming_bus.cli.version", "Tell the version."),
+    "why": ("event_streaming_bus.cli.why", "Say why an event is where it is."),
 }
 
 
@@ -53,7 +63,7 @@ class _Commands(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         command: click.Command = getattr(import_module(_COMMANDS[cmd_name][0]), cmd_name.replace("-", "_"))
-        return command
+        return audited(cmd_name, command)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -7,7 +7,7 @@ import msgspec
 
 from event_streaming_bus.cli.main import Settings, confirm
 from event_streaming_bus.cli.tables import print_table
-from event_streaming_bus.models import CompressionType, InvalidEventPolicy, StreamConfig, StreamInfo, rfc3339
+from event_streaming_bus.models import CompressionType, InvalidEventPolicy, StreamConfig, StreamInfo, check_not_internal, rfc3339
 from event_streaming_bus.store.storage import Storage
 
 
@@ -109,6 +109,7 @@ def drop(settings: Settings, name: str, yes: bool) -> None:
     """Remove the stream NAME and its events."""
     storage: Storage = settings.open()
     info = storage.log.find_stream(settings.tenant, name)
+    check_not_internal(info.name)
     events = _describe(storage, info)["events"]
     confirm(f"The stream {info.name} and its {events:,} events will be gone for good.", yes)
     storage.log.drop_stream(info.stream_id)
