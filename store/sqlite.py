@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar, Final
+from weakref import WeakValueDictionary
 
 from event_streaming_bus.errors import (
     ClosedError,
@@ -106,7 +107,8 @@ class Database:
 class _Pool:
     """The connections of this process to one file: one for each thread, for reading, and a lock for writing."""
 
-    _open: ClassVar[dict[tuple[Path, str], "_Pool"]] = {}
+    # By its users alone is a pool kept: one that nobody closes is closed with them, so that its file is left as it should be.
+    _open: ClassVar["WeakValueDictionary[tuple[Path, str], _Pool]"] = WeakValueDictionary()
     _registry: ClassVar = threading.Lock()
 
     def __init__(self, path: Path, synchronous: str) -> None:

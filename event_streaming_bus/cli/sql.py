@@ -165,7 +165,7 @@ def _opened(file: Path | None) -> Iterator[IO[bytes]]:
             yield out
         part.replace(file)
     except OSError as error:
-        raise InvalidInputError(f"{file} cannot be written: {error}") from error
+        raise InvalidInputError(f"--output, --parquet: {file} cannot be written: {error.strerror or error}") from error
     finally:
         part.unlink(missing_ok=True)
 

@@ -29,7 +29,11 @@ from harness import Figure, Result, measure
 
 from event_streaming_bus.cli.tables import print_table
 
-HISTORY = Figure("history: rows loaded with steps", "rows/s", bench_history.history_load, 200_000)
+HISTORY = [
+    Figure("history: rows loaded with steps", "rows/s", bench_history.history_load, 200_000),
+    Figure("history: rows loaded while two ask", "rows/s", lambda: bench_history.history_load_under_queries().rows_per_s),
+    Figure("history: rows rolled off to files", "rows/s", lambda: bench_history.history_roll_off().rows_per_s),
+]
 FIGURES = [
     *bench_log.FIGURES,
     *bench_flows.FIGURES,
@@ -42,7 +46,7 @@ FIGURES = [
     *bench_rest_consumers.FIGURES,
     *bench_routing.FIGURES,
     *bench_sourcing.FIGURES,
-    HISTORY,
+    *HISTORY,
 ]
 
 

@@ -364,7 +364,7 @@ def test_sql_that_is_not_acceptable_is_one_message(numbered: Esb, statement: str
 def test_a_parquet_file_that_cannot_be_written_is_an_error(orders: Esb) -> None:
     done = orders("sql", "select 1 as one", "--parquet", "no/such/folder/a.parquet")
     assert done.code == 1
-    assert done.err.startswith("esb: --parquet: no/such/folder/a.parquet cannot be written: ")
+    assert done.err.startswith("esb: --output, --parquet: no/such/folder/a.parquet cannot be written: ")
 
 
 def test_two_forms_of_answer_at_once_are_wrong_usage(orders: Esb) -> None:

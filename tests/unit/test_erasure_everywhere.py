@@ -394,7 +394,7 @@ async def test_rest_shows_erases_and_verifies(tmp_path: Path) -> None:
             made = await client.post("/erasures", json={"subject": "u1", "reason": "r", "user_id": "me"})
             assert (made.status_code, made.json()["erased_by"]) == (201, "me")
             certificate = made.json()
-            assert (await client.get("/erasures")).json() == {"erasures": [certificate]}
+            assert (await client.get("/erasures")).json() == {"erasures": [certificate], "next_cursor": None}
             assert (await client.get(f"/erasures/{certificate['certificate_id']}")).json() == certificate
             assert (await client.get("/erasures/ers_none")).status_code == 404
             assert (await client.get("/erasures/verify")).json()["is_intact"] is True

@@ -84,7 +84,7 @@ def test_what_is_wrong_is_a_problem_document(client: httpx.Client) -> None:
         assert told in answer.json()["detail"]
     client.put(f"{URL}/slow", json=TOTALS | {"name": "slow", "on_error": "skip"})
     late = client.post(f"{URL}/slow/wait", json={"position": 10**9, "timeout_s": 0.1})
-    assert (late.status_code, late.json()["title"]) == (504, "ProjectionLag")
+    assert (late.status_code, late.json()["title"]) == (409, "ProjectionLag")
     refused = client.post(f"{URL}/slow/query", json={"sql": "DELETE FROM slow"})
     assert (refused.status_code, refused.json()["title"]) == (400, "Query")
 
