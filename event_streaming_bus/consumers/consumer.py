@@ -170,6 +170,8 @@ class Consumer(Positions):
             if may_read:
                 if self._auto_commit and time.monotonic() - self._follower.committed_s >= self._commit_interval_s:
                     await self._follower.commit_done()
+                if self._member.is_in_doubt():  # the process was stopped meanwhile: others may have what it would hand out
+                    continue
                 if not self._is_paused() and not self._member.is_lost():
                     self._before = self._deliveries.resume_offsets()
                     if events := self._deliveries.take(most):
@@ -232,7 +234,8 @@ class Consumer(Positions):
         """The next event, if the log and the group were looked at a moment ago and it is read ahead: that is quicker than a
         poll."""
         is_due = time.monotonic() - self._looked_s > _LOOK_S
-        if is_due or self._polling.locked() or self._is_paused() or self._member.is_lost():
+        member = self._member
+        if is_due or self._polling.locked() or self._is_paused() or member.is_lost() or member.is_in_doubt():
             return []
         if self._auto_commit:
             self._deliveries.settle()

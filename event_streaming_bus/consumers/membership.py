@@ -52,6 +52,7 @@ class Membership:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         config = group.config
+        self._session_s = config.session_timeout_ms / 1000
         self._poll_s = min(config.heartbeat_interval_ms, config.max_poll_interval_ms / 10) / 1000
 
     @property
@@ -78,6 +79,11 @@ class Membership:
         """Whether all that the member held may be another's by now."""
         return self.lost is not None
 
+    def is_in_doubt(self) -> bool:
+        """Whether the group may have put the member out unheard: the process was asleep, or stopped, for as long as that takes.
+        A heartbeat tells."""
+        return time.monotonic() - self._heard_s >= self._session_s
+
     def is_waiting(self) -> bool:
         """Whether the member has joined and waits for others, or has still to join."""
         return self.answer is None or (self.answer.is_rebalancing and not self.answer.must_rejoin)
@@ -85,13 +91,14 @@ class Membership:
     def join(self, owned: Iterable[Partition]) -> None:
         """Join the group, or join it again. What was lost before is lost."""
         with self._lock:
+            asked_s = time.monotonic()
             try:
                 answer = self._join(self._member_id, () if self.lost else tuple(owned))
             except UnknownMemberError as error:  # told to the user before it joins anew
                 self.lost, self._member_id = error, None
                 return
             self.lost = None
-            self._heard(answer)
+            self._heard(answer, asked_s)
             if self._thread is None:
                 name = f"esb-member-{self.group.name}"
                 self._thread = threading.Thread(target=self._keep_alive, name=name, daemon=True)
@@ -108,6 +115,7 @@ class Membership:
             if self._member_id is None or self.lost is not None:
                 return
             polled, self._has_polled, self._has_news = self._has_polled, False, False
+            asked_s = time.monotonic()
             try:
                 answer = self._coordinator.heartbeat(self.group.group_id, self._member_id, self._told, polled=polled)
             except (UnknownMemberError, FencedError) as error:
@@ -120,10 +128,10 @@ class Membership:
                 raise
             if polled:
                 self._polled_s = time.monotonic()
-            self._heard(answer)
+            self._heard(answer, asked_s)
 
-    def _heard(self, answer: Joined) -> None:
-        self._heard_s = time.monotonic()
+    def _heard(self, answer: Joined, asked_s: float) -> None:
+        self._heard_s = asked_s  # not now: the process may have been stopped since the group answered
         self._member_id, self._told = answer.member_id, answer.generation
         self.answer = answer
 
