@@ -8,7 +8,6 @@ from litestar import Controller, Request, delete, get, post
 from event_streaming_bus.api.bodies import decode
 from event_streaming_bus.api.services import Services
 from event_streaming_bus.api.tenancy import tenant_of
-from event_streaming_bus.flows.dead_letters import DeadLetterService
 from event_streaming_bus.store.letters import LetterFilter
 
 _MAX_BODY_BYTES = 1 << 20
@@ -31,11 +30,6 @@ class ToRetry(Selection, kw_only=True, forbid_unknown_fields=True):
     """Which dead letters to retry. ``preview``: only say what would be done with them."""
 
     preview: bool = False
-
-
-def _asking(services: Services) -> DeadLetterService:
-    """The service with the history that this process has open."""
-    return DeadLetterService(services.storage, history=services.history)
 
 
 class DeadLettersController(Controller):
@@ -79,7 +73,7 @@ class DeadLettersController(Controller):
     @post("/retry", status_code=200, summary="Retry dead letters, in order per key, or say what that would do")
     async def retry(self, request: Request[Any, Any, Any], services: Services) -> dict[str, Any]:
         meant = decode(await request.body(), ToRetry, _MAX_BODY_BYTES)
-        letters = _asking(services)
+        letters = services.dead_letters
         retry = letters.preview_retry if meant.preview else letters.retry_dead_letters
         return await retry(tenant_id=tenant_of(request), **meant.chosen())
 
@@ -90,7 +84,7 @@ class DeadLettersController(Controller):
     @post("/drop", status_code=200, summary="Drop dead letters: they are done with, unprocessed")
     async def drop(self, request: Request[Any, Any, Any], services: Services) -> dict[str, Any]:
         meant = decode(await request.body(), Selection, _MAX_BODY_BYTES)
-        return await _asking(services).drop_dead_letters(tenant_id=tenant_of(request), **meant.chosen())
+        return await services.dead_letters.drop_dead_letters(tenant_id=tenant_of(request), **meant.chosen())
 
     @delete("/{dead_letter_id:str}", status_code=200, summary="Drop one dead letter")
     async def drop_one(self, request: Request[Any, Any, Any], services: Services, dead_letter_id: str) -> dict[str, Any]:

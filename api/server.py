@@ -22,9 +22,9 @@ from event_streaming_bus.api.app import LOOPBACK_HOSTS, create_app
 from event_streaming_bus.api.services import Services
 from event_streaming_bus.audit.service import AuditService
 from event_streaming_bus.errors import BusError, InUseError, InvalidInputError
+from event_streaming_bus.store.server_calls import SERVER_FILE
 from event_streaming_bus.store.storage import Storage
 
-SERVER_FILE: Final = "serve.json"
 AuthMode = Literal["auto", "required", "off"]
 _DRAIN_S: Final = 10
 _BACKLOG: Final = 1024

@@ -40,7 +40,7 @@ class Services:
         self.processors = StreamManagementService(storage)
         self.flows = HostedFlows(storage)
         self.flow_trials = FlowTrials(storage)
-        self.dead_letters = DeadLetterService(storage)
+        self.dead_letters = DeadLetterService(storage, history=self.history)
         self.routing = RoutingService(storage)
         self.sourcing = EventSourcingService(storage)
         self.correlation = CorrelationService(storage, history=self.history)

@@ -1,7 +1,9 @@
 """A publication: events that are checked, encoded and routed, ready to be appended in one transaction."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TypeVar
 
 import msgspec
 
@@ -12,6 +14,8 @@ from event_streaming_bus.routing.router import Routed
 from event_streaming_bus.store.history_records import Published, Refused, to_event
 from event_streaming_bus.store.log.base import Append, AppendResult
 from event_streaming_bus.store.storage import Storage
+
+T = TypeVar("T")
 
 
 class Publication(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,3 +101,20 @@ class Publications:
             found.append(results[begin : begin + len(part.appends)])
             begin += len(part.appends)
         return found
+
+
+def made_of(appended: "Future[list[AppendResult]]", make: Callable[[list[AppendResult]], T]) -> "Future[T]":
+    """What ``make`` makes of the results of an append, when they are there; or the append's error."""
+    done: Future[T] = Future()
+
+    def settle(appended: "Future[list[AppendResult]]") -> None:
+        error = appended.exception()
+        if not done.set_running_or_notify_cancel():
+            return  # nobody waits any more; it is done all the same
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(make(appended.result()))
+
+    appended.add_done_callback(settle)
+    return done

@@ -24,7 +24,7 @@ from event_streaming_bus.models import (
     rfc3339,
     time_ms,
 )
-from event_streaming_bus.publication import Publication, Publications
+from event_streaming_bus.publication import Publication, Publications, made_of
 from event_streaming_bus.registry.encoding import Encoded, at, encode
 from event_streaming_bus.registry.guards import SchemaGuard
 from event_streaming_bus.registry.protection import protect_published
@@ -33,7 +33,7 @@ from event_streaming_bus.routing.cache import cache_of
 from event_streaming_bus.routing.router import Router
 from event_streaming_bus.store.dead_letters import dead_letter
 from event_streaming_bus.store.history_records import Published
-from event_streaming_bus.store.log.base import Append, AppendResult
+from event_streaming_bus.store.log.base import Append
 from event_streaming_bus.store.storage import Storage, open_storage
 
 DEFAULT_STREAM: Final = "events"
@@ -132,20 +132,7 @@ class EventPublishingService:
             partition=partition,
         )
         together = Publications(self._storage, [publication])
-        done: Future[list[Receipt]] = Future()
-        future = self._storage.log.submit(together.appends, journal=together.journal)
-
-        def settle(appended: "Future[list[AppendResult]]") -> None:
-            error = appended.exception()
-            if not done.set_running_or_notify_cancel():
-                return  # nobody waits any more; it is done all the same
-            if error is not None:
-                done.set_exception(error)
-            else:
-                done.set_result(together.receipts(appended.result()))
-
-        future.add_done_callback(settle)
-        return done
+        return made_of(self._storage.log.submit(together.appends, journal=together.journal), together.receipts)
 
     def prepare(
         self,

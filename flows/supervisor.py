@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import ClassVar, Final
 
 import msgspec
 
@@ -66,9 +66,9 @@ class Supervised:
 
     def start(self) -> None:
         """Plan the processor as it is now and start its workers. Where this raises, no worker is left behind."""
-        plan = plan_of_processor(self.tenant_id, self.processor_id, self._storage)
+        plan, arguments = self.planned()
         run_id = ids.new_id(ids.RUN)
-        workers = WorkerGroup(self._storage, plan, ["--processor", self.tenant_id, self.processor_id], workers=plan.parallelism)
+        workers = WorkerGroup(self._storage, plan, arguments, workers=plan.parallelism)
         try:
             record_run(self._storage, plan, run_id, ProcessorStatus.RUNNING, workers.workers)
         except BaseException:
@@ -79,6 +79,11 @@ class Supervised:
         self.workers = workers
         self.started_at_s = time.monotonic()
         self.restart_at_s = None
+
+    def planned(self) -> tuple[Plan, list[str]]:
+        """What is to run as things are now, and what tells a worker that it is that."""
+        plan = plan_of_processor(self.tenant_id, self.processor_id, self._storage)
+        return plan, ["--processor", self.tenant_id, self.processor_id]
 
     def stop(self) -> None:
         """End the workers in order and record it. Between a failure and the next start there is nothing to end."""
@@ -125,6 +130,8 @@ class Supervisor:
     on, until the workers have run for a minute. All methods may be called from any thread.
     """
 
+    thread_name: ClassVar = "esb-supervisor"
+
     def __init__(self, storage: Storage, patience: Patience | None = None) -> None:
         self._storage = storage
         self._patience = patience or Patience()
@@ -137,17 +144,25 @@ class Supervisor:
         """Start a processor. ``InvalidStateError`` if it runs already. If it cannot be started it is FAILED, with the error."""
         with self.not_running(tenant_id, processor_id):
             if self._closing.is_set():
-                raise InvalidStateError("Processors are being stopped, and none is started any more.", processor_id=processor_id)
+                raise self.closing_error(processor_id)
             self._set_status(tenant_id, processor_id, ProcessorStatus.STARTING)
             try:
-                self._running[tenant_id, processor_id] = Supervised(self._storage, tenant_id, processor_id)
+                self._running[tenant_id, processor_id] = self.started(tenant_id, processor_id)
             except Exception as error:
                 self._set_status(tenant_id, processor_id, ProcessorStatus.FAILED, _told(error))
                 raise
             self._set_status(tenant_id, processor_id, ProcessorStatus.RUNNING)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._watch, name="esb-supervisor", daemon=True)
+                self._thread = threading.Thread(target=self._watch, name=self.thread_name, daemon=True)
                 self._thread.start()
+
+    def started(self, tenant_id: str, processor_id: str) -> Supervised:
+        """The processor, started."""
+        return Supervised(self._storage, tenant_id, processor_id)
+
+    def closing_error(self, processor_id: str) -> InvalidStateError:
+        """Why nothing is started any more."""
+        return InvalidStateError("Processors are being stopped, and none is started any more.", processor_id=processor_id)
 
     @contextmanager
     def not_running(self, tenant_id: str, processor_id: str) -> Iterator[None]:

@@ -21,7 +21,7 @@ from event_streaming_bus.store.aggregate_snapshots import Snapshot, read_snapsho
 from event_streaming_bus.store.log.base import EventLog
 from event_streaming_bus.store.recorded import EVERY_EVENT, EventQuery, RecordedEvent
 from event_streaming_bus.store.sql import load_queries
-from event_streaming_bus.store.sqlite import Database, storage_errors
+from event_streaming_bus.store.sqlite import Database
 
 SQL: Final = load_queries("aggregates.sql")
 MAX_PAGE_EVENTS: Final = 100_000
@@ -81,9 +81,7 @@ class AggregateStore:
     def __init__(self, path: Path, log: EventLog, *, synchronous: str = "FULL") -> None:
         self._path = path
         self._log = log
-        self._db = Database(path, synchronous=synchronous)
-        with storage_errors(path, "opening"), self._db.write_lock():
-            self._db.connection().executescript(SQL["create_tables"])
+        self._db = Database(path, synchronous=synchronous, tables=SQL["create_tables"])
 
     def close(self) -> None:
         """Close the database. Closing twice is harmless."""
@@ -92,13 +90,8 @@ class AggregateStore:
     @contextmanager
     def reading(self, doing: str) -> Iterator[sqlite3.Connection]:
         """A connection that sees the store as it is at one moment."""
-        db = self._db.connection()
-        with storage_errors(self._path, doing):
-            db.execute("BEGIN")
-            try:
-                yield db
-            finally:
-                db.execute("COMMIT")
+        with self._db.reading(doing) as db:
+            yield db
 
     @contextmanager
     def writing(self, doing: str) -> Iterator[sqlite3.Connection]:

@@ -185,9 +185,7 @@ class AuditStore:
     def _database(self) -> Database:
         with self._lock:
             if self._db is None:
-                self._db = Database(self._path)
-                with storage_errors(self._path, "opening"), self._db.write_lock():
-                    self._db.connection().executescript(SQL["create_tables"])
+                self._db = Database(self._path, tables=SQL["create_tables"])
             return self._db
 
     def _signing_key(self) -> SigningKey:

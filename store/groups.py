@@ -16,7 +16,7 @@ from event_streaming_bus.errors import OffsetOutOfRangeError, StreamNotFoundErro
 from event_streaming_bus.models import LANES, Split
 from event_streaming_bus.store.redeliveries import retry_stream_name
 from event_streaming_bus.store.sql import load_queries
-from event_streaming_bus.store.sqlite import Database, storage_errors
+from event_streaming_bus.store.sqlite import Database
 
 SQL: Final = load_queries("groups.sql")
 KEPT_COMMITS: Final = 10
@@ -95,10 +95,8 @@ class GroupStore:
     """Groups by tenant. Safe to use from any thread and any number of processes."""
 
     def __init__(self, path: Path, *, synchronous: str = "FULL") -> None:
-        self._db = Database(path, synchronous=synchronous)
+        self._db = Database(path, synchronous=synchronous, tables=SQL["create_tables"])
         self._path = path
-        with storage_errors(path, "opening"), self._db.write_lock():
-            self._db.connection().executescript(SQL["create_tables"])
 
     def close(self) -> None:
         """Close the database. Closing twice is harmless."""
@@ -107,13 +105,8 @@ class GroupStore:
     @contextmanager
     def reading(self, doing: str) -> Iterator["GroupTables"]:
         """The tables as they are at one moment."""
-        db = self._db.connection()
-        with storage_errors(self._path, doing):
-            db.execute("BEGIN")
-            try:
-                yield GroupTables(db)
-            finally:
-                db.execute("COMMIT")
+        with self._db.reading(doing) as db:
+            yield GroupTables(db)
 
     @contextmanager
     def writing(self, doing: str) -> Iterator["GroupTables"]:

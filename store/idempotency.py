@@ -31,10 +31,8 @@ class IdempotencyStore:
     """Answers by tenant, route and key. Safe to use from any thread and any number of processes."""
 
     def __init__(self, path: Path) -> None:
-        self._db = Database(path)
+        self._db = Database(path, tables=SQL["create_tables"])
         self._path = path
-        with storage_errors(path, "opening"), self._db.write_lock():
-            self._db.connection().executescript(SQL["create_tables"])
 
     def close(self) -> None:
         """Close the database. Closing twice is harmless."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from event_streaming_bus.errors import InvalidInputError, StorageError
+from event_streaming_bus.store.private_files import make_private
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -83,7 +84,7 @@ def find_master_key(folder: Path, *, make: bool = True) -> MasterKey:
                 raise StorageError(
                     f"The master key is missing: neither {VARIABLE} nor {path} has it. Nothing personal is readable."
                 )
-            _make(path)
+            make_private(path, base64.b64encode(secrets.token_bytes(KEY_BYTES)) + b"\n")
         if path.stat().st_mode & 0o077:
             raise StorageError(f"{path} can be read by others than its owner; `chmod 600 {path}` mends that.")
         return MasterKey(_decoded(path.read_text("ascii", "replace"), str(path), StorageError))
@@ -99,26 +100,3 @@ def _decoded(text: str, where: str, error: type[InvalidInputError] | type[Storag
     if len(secret) != KEY_BYTES:
         raise error(f"{where}: expected {KEY_BYTES} bytes as base64, as `openssl rand -base64 {KEY_BYTES}` prints them")
     return secret
-
-
-def _make(path: Path) -> None:
-    """Make the file whole or not at all; one that another process has made meanwhile stays."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    made = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    file = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(file, base64.b64encode(secrets.token_bytes(KEY_BYTES)) + b"\n")
-        os.fsync(file)
-    finally:
-        os.close(file)
-    try:
-        os.link(made, path)
-    except FileExistsError:
-        pass
-    finally:
-        made.unlink()
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

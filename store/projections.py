@@ -79,9 +79,7 @@ class ProjectionStore:
         self.folder = data_folder / FOLDER
         path = self._path = self.folder / _CATALOG
         # What is lost with the power is made again from the events: it need not be on disk at once.
-        self._db = Database(path, synchronous="NORMAL")
-        with storage_errors(path, "opening"), self._db.write_lock():
-            self._db.connection().executescript(SQL["create_tables"])
+        self._db = Database(path, synchronous="NORMAL", tables=SQL["create_tables"])
 
     def close(self) -> None:
         """Close the database. Closing twice is harmless."""

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from event_streaming_bus.errors import BusError, InUseError, QueryError, StorageError
 from event_streaming_bus.store.history.database import told
-from event_streaming_bus.store.history.sql_gate import check_statement
+from event_streaming_bus.store.history.sql_gate import check_statement, nodes_of
 from event_streaming_bus.store.projections_base import (
     MAX_FOUND_ROWS,
     MAX_KEPT_SKIPPED,
@@ -327,11 +327,11 @@ def _check_names(cursor: duckdb.DuckDBPyConnection, sql: str) -> None:
         raise QueryError(str(tree.get("error_message") or "this statement is not allowed here; use SELECT"))
     tables = {name.lower() for (name,) in cursor.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
     views = {name.lower() for (name,) in cursor.execute("SELECT view_name FROM duckdb_views()").fetchall()}
-    own = {entry["key"].lower() for node in _nodes(tree) for entry in (node.get("cte_map") or {}).get("map", [])}
+    own = {entry["key"].lower() for node in nodes_of(tree) for entry in (node.get("cte_map") or {}).get("map", [])}
     if taken := own & (tables | views):
         # Outside of its WITH such a name would mean the table of DuckDB's.
         raise QueryError(f"WITH {min(taken)}: this name is taken; choose another")
-    for node in _nodes(tree):
+    for node in nodes_of(tree):
         match node.get("type"):
             case "BASE_TABLE":
                 name = str(node.get("table_name", ""))
@@ -344,15 +344,3 @@ def _check_names(cursor: duckdb.DuckDBPyConnection, sql: str) -> None:
                     raise QueryError(f"the table function {name} is not allowed; {', '.join(sorted(_TABLE_FUNCTIONS))} are")
             case "SHOW_REF":
                 raise QueryError("DESCRIBE, SHOW and SUMMARIZE are not allowed here")
-
-
-def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
-    """Every object in a JSON tree."""
-    stack = [tree]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, dict):
-            yield item
-            stack.extend(item.values())
-        elif isinstance(item, list):
-            stack.extend(item)

@@ -2,14 +2,14 @@
 
 import json
 import threading
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import quote
 
-from event_streaming_bus.errors import BusError, InUseError, QueryError
+from event_streaming_bus.errors import InUseError, QueryError
+from event_streaming_bus.store.server_calls import asked, opened, server_url
 from event_streaming_bus.store.storage import Storage
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from event_streaming_bus.store.history.history import History
     from event_streaming_bus.store.history.roll_off import RolledOff
 
-SERVER_FILE: Final = "serve.json"
-"""Where a server writes down its address, in the data folder."""
 _MORE_S: Final = 30.0
 _ROLL_OFF_S: Final = 3600.0
 _ARROW: Final = "application/vnd.apache.arrow.stream"
@@ -129,10 +127,7 @@ def _asked_of_server(
 
     from event_streaming_bus.store.history.formats import TRUNCATED
 
-    try:
-        url = json.loads((storage.folder / SERVER_FILE).read_text("utf-8"))["url"]
-    except (OSError, ValueError, LookupError):
-        raise error from None
+    url = server_url(storage.folder, error)
     question = {
         "sql": sql,
         "parameters": parameters,
@@ -141,18 +136,16 @@ def _asked_of_server(
         "max_rows": bounds.max_rows,
         "max_bytes": bounds.max_bytes,
     }
-    request = urllib.request.Request(  # noqa: S310 - our own server, by the address it wrote down
-        f"{url}/api/v1/history/query",
-        data=json.dumps(question).encode(),
-        headers={"Content-Type": "application/json", "Accept": _ARROW}
-        | ({} if tenant_id is None else {"X-Tenant-Id": tenant_id}),
+    response = opened(
+        url,
+        "history/query",
+        error,
+        body=question,
+        tenant_id=tenant_id,
+        headers={"Accept": _ARROW},
+        timeout_s=bounds.timeout_s + _MORE_S,
+        refusal=lambda status: QueryError,
     )
-    try:
-        response = urllib.request.urlopen(request, timeout=bounds.timeout_s + _MORE_S)  # noqa: S310
-    except urllib.error.HTTPError as refused:
-        raise QueryError(_told(refused) or f"the server at {url} answered {refused.code} {refused.reason}") from None
-    except OSError:
-        raise error from None
     with response:
         try:
             reader = pa.ipc.open_stream(response)
@@ -175,14 +168,6 @@ def _asked_of_server(
 
         batches.batches = each()
         yield batches
-
-
-def _told(refused: urllib.error.HTTPError) -> str | None:
-    with suppress(ValueError, AttributeError):
-        problem = json.load(refused)
-        told: str | None = problem.get("detail") or problem.get("title")
-        return told
-    return None
 
 
 def _why_broken_off(url: str, query_id: str | None, tenant_id: str | None) -> str:
@@ -208,21 +193,9 @@ def rolled_off(storage: Storage, days: int | None, keep_days: int | None, *, dry
     try:
         history = History(storage)
     except InUseError as error:
-        try:
-            url = json.loads((storage.folder / SERVER_FILE).read_text("utf-8"))["url"]
-        except (OSError, ValueError, LookupError):
-            raise error from None
-        request = urllib.request.Request(  # noqa: S310 - our own server, by the address it wrote down
-            f"{url}/api/v1/history/roll-off?all_tenants=true",
-            data=json.dumps({"days": days, "keep_days": keep_days, "dry_run": dry_run}).encode(),
-            headers={"Content-Type": "application/json"},
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=_ROLL_OFF_S) as answer:  # noqa: S310
-                return msgspec.json.decode(answer.read(), type=RolledOff)
-        except urllib.error.HTTPError as refused:
-            raise BusError(_told(refused) or f"the server at {url} answered {refused.code} {refused.reason}") from None
-        except OSError:
-            raise error from None
+        url = server_url(storage.folder, error)
+        wanted = {"days": days, "keep_days": keep_days, "dry_run": dry_run}
+        told = asked(url, "history/roll-off?all_tenants=true", error, body=wanted, timeout_s=_ROLL_OFF_S)
+        return msgspec.json.decode(told, type=RolledOff)
     with closing(history):
         return history.roll_off(days=days, keep_days=keep_days, dry_run=dry_run)

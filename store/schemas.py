@@ -123,10 +123,8 @@ class SchemaStore:
 
     def __init__(self, path: Path) -> None:
         self.subject_keys = SubjectKeys(path.parent)  # of those whose personal data the schemas' payloads have
-        self._db = Database(path)
+        self._db = Database(path, tables=SQL["create_tables"])
         self._path = path
-        with storage_errors(path, "opening"), self._db.write_lock():
-            self._db.connection().executescript(SQL["create_tables"])
         self._take_over()
 
     def _take_over(self) -> None:

@@ -50,7 +50,8 @@ class Database:
     The stores of a process that use one file share its connections: each is a ``Database`` of its own, and closed on its own.
     """
 
-    def __init__(self, path: Path, *, synchronous: str = "FULL") -> None:
+    def __init__(self, path: Path, *, synchronous: str = "FULL", tables: str = "") -> None:
+        """``tables`` is SQL that makes what the owner needs, unless it is there."""
         self.path = path
         self._own: list[sqlite3.Connection] = []
         self._closed = False
@@ -58,6 +59,8 @@ class Database:
         try:
             with storage_errors(path, "opening"), self.write_lock():
                 self._pool.prepare()
+                if tables:
+                    self.connection().executescript(tables)
         except BaseException:
             self.close()
             raise
@@ -81,6 +84,17 @@ class Database:
         """Hold the lock that lets one writer of all processes on this folder write."""
         with self._pool.write_lock():
             yield
+
+    @contextmanager
+    def reading(self, doing: str) -> Iterator[sqlite3.Connection]:
+        """This thread's connection, which sees the file as it is at one moment."""
+        connection = self.connection()
+        with storage_errors(self.path, doing):
+            connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                connection.execute("COMMIT")
 
     @contextmanager
     def transaction(self, doing: str) -> Iterator[sqlite3.Connection]:

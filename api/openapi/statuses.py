@@ -43,7 +43,6 @@ _MORE: Final[Mapping[tuple[str, str], tuple[int, ...]]] = {
     ("POST", f"{API}events"): (404,),
     ("POST", f"{API}events/batch"): (404,),
 }
-_NAMES_OTHERS: Final = ("POST", "PUT")  # a body may name a stream, a schema, a processor
 
 
 def errors_of(method: str, path: str) -> Iterator[int]:

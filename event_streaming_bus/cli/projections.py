@@ -27,10 +27,10 @@ from event_streaming_bus.errors import BusError, InUseError, QueryError
 from event_streaming_bus.flows.flow_file import MAX_FILE_BYTES
 from event_streaming_bus.sourcing.projection_errors import ProjectionLagError
 from event_streaming_bus.sourcing.projections import ProjectionService
+from event_streaming_bus.store.server_calls import asked, server_url
 
 _COLUMNS: Final = ["name", "state", "store", "position", "lag", "seconds_behind", "events", "skipped"]
 _STDIN: Final = "standard input"
-_SERVER_FILE: Final = "serve.json"
 _TIMEOUT_S: Final = 60.0
 _POLL_S: Final = 0.1
 
@@ -183,26 +183,17 @@ def _shown(value: Any) -> Any:
 
 def _ask_server(settings: Settings, path: str, body: dict[str, Any] | None, error: InUseError) -> Any:
     """What the server that has a DuckDB file open answers."""
-    try:
-        server = json.loads((settings.open().folder / _SERVER_FILE).read_text("utf-8"))
-    except (OSError, ValueError):
-        raise error from None
-    request = urllib.request.Request(  # noqa: S310 - our own server, by the address it wrote down
-        f"{server['url']}/api/v1/projections/{path}",
-        data=None if body is None else json.dumps(body).encode(),
-        headers={"Content-Type": "application/json", "X-Tenant-Id": settings.tenant},
+    url = server_url(settings.open().folder, error)
+    answer = asked(
+        url,
+        f"projections/{path}",
+        error,
+        body=body,
+        tenant_id=settings.tenant,
+        timeout_s=_TIMEOUT_S * 2,
+        refusal=lambda status: QueryError,
     )
-    try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S * 2) as answer:  # noqa: S310
-            return json.load(answer)
-    except urllib.error.HTTPError as refused:
-        try:
-            told = json.load(refused).get("detail")
-        except (ValueError, AttributeError):
-            told = None
-        raise QueryError(told or f"the server at {server['url']} answered {refused.code} {refused.reason}") from None
-    except OSError:
-        raise error from None
+    return json.loads(answer)
 
 
 # --- changing ---------------------------------------------------------------------------------------------------------

@@ -18,10 +18,8 @@ from event_streaming_bus.cli.main import Settings
 from event_streaming_bus.cli.progress import progress_bar
 from event_streaming_bus.cli.tables import print_table
 from event_streaming_bus.errors import InvalidInputError
-from event_streaming_bus.store.questions import SERVER_FILE, Batches, answer
+from event_streaming_bus.store.questions import Batches, answer
 from event_streaming_bus.store.saved_queries import SavedQueries
-
-__all__ = ["SERVER_FILE", "history", "sql"]
 
 _TRUNCATED: Final = (
     "esb: the answer is longer than what is given; LIMIT or WHERE make it fit, --max-rows and --max-bytes let it be"

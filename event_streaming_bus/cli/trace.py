@@ -5,22 +5,19 @@ The history belongs to one process. While ``esb serve`` has it, the question goe
 
 import asyncio
 import json
-import urllib.error
-import urllib.request
-from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote
 
 import click
 import msgspec
 
 from event_streaming_bus.cli.main import Settings
-from event_streaming_bus.cli.sql import SERVER_FILE
 from event_streaming_bus.cli.tables import printable
 from event_streaming_bus.correlation.forms import drawn, mermaid, nested
 from event_streaming_bus.correlation.model import Trace, TracedEvent
 from event_streaming_bus.correlation.service import DEFAULT_DEPTH, DEFAULT_EVENTS, MAX_DEPTH, MAX_EVENTS, CorrelationService
 from event_streaming_bus.errors import BusError, InUseError, NotFoundError
+from event_streaming_bus.store.server_calls import asked, server_url
 from event_streaming_bus.store.storage import Storage
 
 _TIMEOUT_S: Final = 120.0
@@ -74,27 +71,15 @@ def trace(
 
 
 def _ask_server(storage: Storage, tenant_id: str, path: str, options: dict[str, int], error: InUseError) -> Trace:
-    try:
-        server = json.loads((storage.folder / SERVER_FILE).read_text("utf-8"))
-    except (OSError, ValueError):
-        raise error from None
+    url = server_url(storage.folder, error)
     query = "&".join(f"{name}={value}" for name, value in options.items())
-    request = urllib.request.Request(  # noqa: S310 - our own server, by the address it wrote down
-        f"{server['url']}/api/v1/{path}?format=list&{query}", headers={"X-Tenant-Id": tenant_id}
+    answer = asked(
+        url,
+        f"{path}?format=list&{query}",
+        error,
+        tenant_id=tenant_id,
+        timeout_s=_TIMEOUT_S,
+        refusal=lambda status: NotFoundError if status == 404 else BusError,
     )
-    try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
-            told = json.load(answer)
-    except urllib.error.HTTPError as refused:
-        raise _refused(refused, server["url"]) from None
-    except OSError:
-        raise error from None
+    told = json.loads(answer)
     return Trace(events=tuple(msgspec.convert(told["events"], list[TracedEvent])), is_cut_off=told["is_cut_off"])
-
-
-def _refused(answer: urllib.error.HTTPError, url: str) -> BusError:
-    told: Any = None
-    with suppress(ValueError, AttributeError):
-        told = json.load(answer).get("detail")
-    kind = NotFoundError if answer.code == 404 else BusError
-    return kind(told or f"the server at {url} answered {answer.code} {answer.reason}")

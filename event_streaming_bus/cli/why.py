@@ -4,11 +4,7 @@ The history belongs to one process. While ``esb serve`` has it, the question goe
 """
 
 import asyncio
-import json
-import urllib.error
-import urllib.request
-from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote
 
 import click
@@ -17,7 +13,7 @@ import msgspec
 from event_streaming_bus.cli.main import Settings
 from event_streaming_bus.cli.tables import printable
 from event_streaming_bus.errors import BusError, InUseError, NotFoundError
-from event_streaming_bus.store.questions import SERVER_FILE
+from event_streaming_bus.store.server_calls import asked, server_url
 from event_streaming_bus.store.storage import Storage
 from event_streaming_bus.story.forms import as_data, lines
 from event_streaming_bus.story.model import Story
@@ -46,21 +42,14 @@ def why(settings: Settings, event_id: str, max_items: int, as_json: bool) -> Non
 
 
 def _ask_server(storage: Storage, tenant_id: str, event_id: str, max_items: int, error: InUseError) -> Story:
-    try:
-        url = json.loads((storage.folder / SERVER_FILE).read_text("utf-8"))["url"]
-    except (OSError, ValueError, LookupError):
-        raise error from None
-    request = urllib.request.Request(  # noqa: S310 - our own server, by the address it wrote down
-        f"{url}/api/v1/events/{quote(event_id, safe='')}/story?max_items={max_items}", headers={"X-Tenant-Id": tenant_id}
+    url = server_url(storage.folder, error)
+    path = f"events/{quote(event_id, safe='')}/story?max_items={max_items}"
+    told = asked(
+        url,
+        path,
+        error,
+        tenant_id=tenant_id,
+        timeout_s=_TIMEOUT_S,
+        refusal=lambda status: NotFoundError if status == 404 else BusError,
     )
-    try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
-            return msgspec.json.decode(answer.read(), type=Story)
-    except urllib.error.HTTPError as refused:
-        told: Any = None
-        with suppress(ValueError, AttributeError):
-            told = json.load(refused).get("detail")
-        kind = NotFoundError if refused.code == 404 else BusError
-        raise kind(told or f"the server at {url} answered {refused.code} {refused.reason}") from None
-    except OSError:
-        raise error from None
+    return msgspec.json.decode(told, type=Story)

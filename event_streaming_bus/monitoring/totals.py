@@ -12,7 +12,7 @@ from event_streaming_bus.models import LANES, StreamInfo
 from event_streaming_bus.store.log.embedded import EmbeddedLog
 from event_streaming_bus.store.log.streams import info_of
 from event_streaming_bus.store.sql import load_queries
-from event_streaming_bus.store.sqlite import Database, storage_errors
+from event_streaming_bus.store.sqlite import Database
 from event_streaming_bus.store.storage import Storage
 
 SQL: Final = load_queries("totals.sql", "event_streaming_bus.monitoring")
@@ -54,14 +54,9 @@ class Totals:
     def _read_all(self, log: EmbeddedLog) -> list[StreamTotals]:
         if self._db is None:
             self._db = Database(log.path)
-        db = self._db.connection()
-        with storage_errors(log.path, "adding up the streams"):
-            db.execute("BEGIN")
-            try:
-                streams = db.execute(SQL["select_streams"]).fetchall()
-                rows = db.execute(SQL["select_totals"]).fetchall()
-            finally:
-                db.execute("COMMIT")
+        with self._db.reading("adding up the streams") as db:
+            streams = db.execute(SQL["select_streams"]).fetchall()
+            rows = db.execute(SQL["select_totals"]).fetchall()
         events: dict[int, list[int]] = {row[0]: [0] * len(LANES) for row in streams}
         sizes: dict[int, int] = dict.fromkeys(events, 0)
         for stream_no, lane, count, size in rows:

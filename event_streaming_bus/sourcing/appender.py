@@ -7,12 +7,11 @@ from typing import Final
 
 from event_streaming_bus.errors import AlreadyExistsError, InvalidInputError, StreamNotFoundError
 from event_streaming_bus.models import EventConfig, StreamConfig, StreamInfo, check_not_internal
-from event_streaming_bus.publication import Publication, Publications
+from event_streaming_bus.publication import Publication, Publications, made_of
 from event_streaming_bus.publishing import EventPublishingService
 from event_streaming_bus.sourcing.model import NewEvents
 from event_streaming_bus.store.aggregate_appends import AggregateAppend, Expectation, ExpectedVersion, Recording, Unless
 from event_streaming_bus.store.aggregate_errors import SchemaChangedError
-from event_streaming_bus.store.log.base import AppendResult
 from event_streaming_bus.store.log.embedded import EmbeddedLog
 from event_streaming_bus.store.recorded import Recorded
 from event_streaming_bus.store.storage import Storage
@@ -60,20 +59,8 @@ class Appender:
         """As ``append``, without waiting: appends of many callers are written together. What can be known beforehand is raised by
         this call; errors that are ``STALE`` ask to call ``forget_streams``, and this again."""
         together, recording = self._prepare(appends, tenant_id, user_id, unless)
-        done: Future[list[Recorded]] = Future()
-        future = self._log.submit(together.appends, journal=together.journal, condition=recording)
-
-        def settle(appended: "Future[list[AppendResult]]") -> None:
-            error = appended.exception()
-            if not done.set_running_or_notify_cancel():
-                return  # nobody waits any more; it is done all the same
-            if error is not None:
-                done.set_exception(error)
-            else:
-                done.set_result(recording.recorded)
-
-        future.add_done_callback(settle)
-        return done
+        appended = self._log.submit(together.appends, journal=together.journal, condition=recording)
+        return made_of(appended, lambda results: recording.recorded)
 
     def _prepare(
         self, appends: Sequence[NewEvents], tenant_id: str, user_id: str | None, unless: Unless | None

@@ -61,7 +61,7 @@ def check_names(connection: duckdb.DuckDBPyConnection, sql: str, *, is_of_tenant
         raise QueryError("the statement is nested too deeply") from None
     if tree.get("error"):
         raise QueryError(str(tree.get("error_message") or "this statement is not allowed here; use SELECT"))
-    for node in _nodes(tree):
+    for node in nodes_of(tree):
         _check_function(node, is_of_tenant)
     if is_of_tenant:
         _check_tenant_tables(connection, tree)
@@ -70,11 +70,11 @@ def check_names(connection: duckdb.DuckDBPyConnection, sql: str, *, is_of_tenant
 
 
 def _check_tenant_tables(connection: duckdb.DuckDBPyConnection, tree: Any) -> None:
-    own = {entry["key"].lower() for node in _nodes(tree) for entry in (node.get("cte_map") or {}).get("map", [])} - {*TABLES}
+    own = {entry["key"].lower() for node in nodes_of(tree) for entry in (node.get("cte_map") or {}).get("map", [])} - {*TABLES}
     taken = own & {name for (name,) in connection.execute(SQL["select_taken_names"]).fetchall()}
     if taken:
         raise QueryError(f"WITH {min(taken)}: this name is taken; choose another")
-    for node in _nodes(tree):
+    for node in nodes_of(tree):
         kind = node.get("type")
         if kind == "BASE_TABLE":
             if node.get("schema_name") or node.get("catalog_name"):
@@ -91,7 +91,7 @@ def _check_tenant_tables(connection: duckdb.DuckDBPyConnection, tree: Any) -> No
 
 def _check_no_files(tree: Any) -> None:
     """Files of the data folder can be opened by DuckDB, for the history is in some of them; but not by anybody's SQL."""
-    for node in _nodes(tree):
+    for node in nodes_of(tree):
         name = str(node.get("table_name") or "")
         if node.get("type") == "BASE_TABLE" and re.search(r"[./\\*?:]", name):
             raise QueryError(f"{name}: files are not read; there is {', '.join(TABLES)}")
@@ -117,7 +117,7 @@ def _check_function(node: dict[str, Any], is_of_tenant: bool) -> None:
             raise QueryError(f"{name}: the format is to be a plain text, with widths below 10,000")
 
 
-def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+def nodes_of(tree: Any) -> Iterator[dict[str, Any]]:
     """Every object in a JSON tree."""
     stack = [tree]
     while stack:

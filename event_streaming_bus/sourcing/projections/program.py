@@ -16,7 +16,6 @@ from event_streaming_bus.sourcing.projections.tables import Table, Tables
 from event_streaming_bus.store.projections_base import MAX_TIME_MS, MIN_TIME_MS, ColumnType, Key, Row, TableShape
 from event_streaming_bus.store.recorded import RecordedEvent
 
-_Function = Callable[..., Any]
 _FITS: Final = {
     ColumnType.TEXT: "(_v := ({})).__class__ is _str",
     ColumnType.INTEGER: f"(_v := ({{}})).__class__ is _int and {-(1 << 63)} <= _v < {1 << 63}",
