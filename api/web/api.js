@@ -32,14 +32,18 @@ async function problem(response) {
   );
 }
 
-/** The response to a request under `/api/v1/`. Throws a `Problem`; an abort is thrown as it is. */
-export async function request(method, where, { body, query, signal } = {}) {
+/**
+ * The response to a request under `/api/v1/`. Throws a `Problem`; an abort is thrown as it is. A refusal of the token is told to
+ * the page as well, unless the request `isProbe`, or another token was given meanwhile.
+ */
+export async function request(method, where, { body, query, signal, isProbe = false } = {}) {
   const url = new URL(`api/v1/${where}`, ROOT);
   for (const [name, value] of Object.entries(query ?? {})) {
     if (value !== null && value !== undefined && value !== "") url.searchParams.set(name, value);
   }
   const headers = {};
-  if (session.token) headers.Authorization = `Bearer ${session.token}`;
+  const { token } = session;
+  if (token) headers.Authorization = `Bearer ${token}`;
   if (session.tenant) headers["X-Tenant-Id"] = session.tenant;
   if (body !== undefined) headers["Content-Type"] = "application/json";
   let response;
@@ -57,7 +61,8 @@ export async function request(method, where, { body, query, signal } = {}) {
   }
   if (response.ok) return response;
   const refused = await problem(response);
-  if (response.status === 401) document.dispatchEvent(new CustomEvent("esb:token", { detail: refused }));
+  if (response.status === 401 && !isProbe && token === session.token)
+    document.dispatchEvent(new CustomEvent("esb:token", { detail: refused }));
   throw refused;
 }
 

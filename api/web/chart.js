@@ -8,6 +8,7 @@ const RIGHT = 10;
 const TOP = 8;
 const BOTTOM = 20;
 export const MOST_SERIES = 6;
+const MOST_POINTS = 1500; // of a line: more than a screen has columns
 
 /** Round numbers from 0, or from the lowest value, to at least the highest. */
 export function ticks(lowest, highest, wanted = 4) {
@@ -49,9 +50,8 @@ export function lineChart({ label, format = number, place = clock, height = 150,
     const points = series.flatMap((each) => each.points.filter(([, y]) => y !== null));
     const values = points.map(([, y]) => y);
     const xs = series.flatMap((each) => each.points.map(([x]) => x));
-    const low = Math.min(...xs);
-    const high = Math.max(...xs);
-    const marks = ticks(Math.min(0, ...values), Math.max(0, ...values) || 1);
+    const [low, high] = [smallest(xs), largest(xs)];
+    const marks = ticks(smallest(values, 0), largest(values, 0) || 1);
     const x = (value) => LEFT + ((width - LEFT - RIGHT) * (value - low)) / (high - low || 1);
     const y = (value) => TOP + (height - TOP - BOTTOM) * (1 - (value - marks[0]) / (marks.at(-1) - marks[0]));
     const parts = marks.flatMap((mark) => [
@@ -99,10 +99,32 @@ export function lineChart({ label, format = number, place = clock, height = 150,
   return {
     element: figure,
     update(next) {
-      series = next.slice(0, MOST_SERIES);
+      series = next.slice(0, MOST_SERIES).map((each) => ({ ...each, points: thinned(each.points) }));
       draw();
     },
   };
+}
+
+/** The smallest and the largest of any number of values; `Math.min(...values)` fails for a hundred thousand. */
+const smallest = (values, start = Infinity) => values.reduce((one, other) => Math.min(one, other), start);
+export const largest = (values, start = -Infinity) => values.reduce((one, other) => Math.max(one, other), start);
+
+/** Points that look the same where there are more than can be seen: of those side by side the first, the lowest, the highest. */
+function thinned(points) {
+  if (points.length <= MOST_POINTS) return points;
+  const step = Math.ceil((3 * points.length) / MOST_POINTS);
+  const kept = [];
+  for (let from = 0; from < points.length; from += step) {
+    let [low, high] = [from, from];
+    const end = Math.min(from + step, points.length);
+    for (let i = from; i < end; i += 1) {
+      const y = points[i][1];
+      if (y !== null && !(points[low][1] !== null && y >= points[low][1])) low = i;
+      if (y !== null && !(points[high][1] !== null && y <= points[high][1])) high = i;
+    }
+    kept.push(...[...new Set([from, low, high])].sort((one, other) => one - other).map((i) => points[i]));
+  }
+  return [...kept, points.at(-1)];
 }
 
 function closest(series, wanted) {

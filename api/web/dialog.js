@@ -31,9 +31,13 @@ export async function act(button, work, done) {
 
 /**
  * A dialog with fields. `submit()` does what is wanted; if it throws, the dialog stays and shows why. Resolves to what it
- * returned, or null if the dialog was left.
+ * returned, or null if the dialog was left; one that `must` be answered cannot be left by its Cancel or by Escape.
  */
-export function dialog(title, content, { action = "OK", danger = false, wide = false, submit = async () => true } = {}) {
+export function dialog(
+  title,
+  content,
+  { action = "OK", danger = false, wide = false, must = false, submit = async () => true } = {},
+) {
   const { promise, resolve } = withResolvers();
   const id = fresh("dialog");
   const trouble = h("div", {});
@@ -45,8 +49,9 @@ export function dialog(title, content, { action = "OK", danger = false, wide = f
     h("h2", { id }, title),
     content,
     trouble,
-    h("div", { class: "buttons" }, h("button", { type: "button", onclick: () => box.close() }, "Cancel"), button),
+    h("div", { class: "buttons" }, !must && h("button", { type: "button", onclick: () => box.close() }, "Cancel"), button),
   );
+  form.addEventListener("input", () => trouble.replaceChildren()); // what was wrong may be right now
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     button.disabled = true;
@@ -62,6 +67,7 @@ export function dialog(title, content, { action = "OK", danger = false, wide = f
     }
   });
   const box = h("dialog", { "aria-labelledby": id, class: wide ? "wide" : null }, form);
+  if (must) box.addEventListener("cancel", (event) => event.preventDefault());
   box.addEventListener("close", () => {
     box.remove();
     resolve(result);

@@ -67,7 +67,7 @@ export function head(title, { crumbs = [], lead = null, actions = [] } = {}) {
       h("h1", { tabindex: "-1" }, title),
       lead && h("p", { class: "lead" }, lead),
     ),
-    actions.length > 0 && h("div", { class: "actions" }, actions),
+    actions.some(Boolean) && h("div", { class: "actions" }, actions),
   );
 }
 

@@ -88,8 +88,21 @@ export function json(value) {
 }
 
 const TONES = {
-  good: ["RUNNING", "COMPLETED", "OK", "STABLE", "ACTIVE", "RETRIED", "DONE", "PASSED"],
-  warn: ["STARTING", "STOPPING", "WARN", "REWOUND", "FILTERED", "SKIPPED", "REBALANCING", "ARCHIVED", "OPEN", "REFUSED"],
+  good: ["RUNNING", "COMPLETED", "OK", "STABLE", "ACTIVE", "RETRIED", "DONE", "PASSED", "LIVE"],
+  warn: [
+    "STARTING",
+    "STOPPING",
+    "WARN",
+    "REWOUND",
+    "FILTERED",
+    "SKIPPED",
+    "REBALANCING",
+    "ARCHIVED",
+    "OPEN",
+    "REFUSED",
+    "CATCHING_UP",
+    "EXPIRED",
+  ],
   bad: ["FAILED", "STALLED"],
 };
 

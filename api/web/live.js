@@ -27,13 +27,19 @@ export function listen(listener, signal) {
 /** Connect, and stay connected. `tell(isLive)` is called when that changes. */
 export function connect(tell) {
   told = tell;
+  disconnect();
+  open();
+}
+
+/** Connect no more. */
+export function disconnect() {
   clearTimeout(timer);
   if (socket) {
     socket.onclose = null;
     socket.close();
   }
+  socket = null;
   messages.length = 0;
-  open();
 }
 
 function open() {

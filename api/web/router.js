@@ -29,8 +29,9 @@ export const link = (strings, ...values) =>
   `#/${String.raw({ raw: strings }, ...values.map((each) => encodeURIComponent(each)))}`;
 
 /** Show the view of the address in `place`, now and whenever it changes. A view is a function `({params, query, signal})` that
- * returns an element at once; the signal is aborted when another view takes its place. */
-export function route(routes, place, shown) {
+ * returns an element at once; the signal is aborted when another view takes its place. What `instead()` returns, unless null, is
+ * shown in place of any view. */
+export function route(routes, place, shown, instead = () => null) {
   let leaving = new AbortController();
   let before = null;
   function show() {
@@ -38,7 +39,8 @@ export function route(routes, place, shown) {
     leaving.abort();
     leaving = new AbortController();
     const found = matched(routes, location.hash || "#/") ?? matched(routes, "#/nowhere");
-    place.replaceChildren(found.view({ params: found.params, query: found.query, signal: leaving.signal }));
+    const other = instead();
+    place.replaceChildren(other ?? found.view({ params: found.params, query: found.query, signal: leaving.signal }));
     const heading = place.querySelector("h1");
     document.title = `${heading ? `${heading.textContent} · ` : ""}Event Streaming Bus`;
     if (before !== null) {

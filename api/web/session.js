@@ -38,6 +38,26 @@ export function choose(changes) {
   else document.documentElement.dataset.theme = session.theme;
 }
 
+/**
+ * Take a token out of the address, where `/#token=...` or `/#/streams?token=...` has brought one, and keep it. It leaves the
+ * address first, so that it is neither behind the Back button nor in a bookmark or a picture of the window. Returns whether there
+ * was one.
+ */
+export function arrive() {
+  const hash = location.hash.slice(1);
+  const at = hash.startsWith("/") ? hash.indexOf("?") : -1;
+  const place = hash.startsWith("/") ? (at < 0 ? hash : hash.slice(0, at)) : "/";
+  const query = new URLSearchParams(hash.startsWith("/") ? (at < 0 ? "" : hash.slice(at + 1)) : hash);
+  const token = query.get("token");
+  if (token === null) return false;
+  query.delete("token");
+  const rest = hash.startsWith("/") && query.size > 0 ? `?${query}` : "";
+  history.replaceState(history.state, "", `#${place}${rest}`);
+  choose({ token: token.trim() });
+  return true;
+}
+arrive();
+
 /** What was asked in SQL before, newest first. */
 export const questions = {
   all() {

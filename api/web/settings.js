@@ -8,13 +8,14 @@ import { choose, session } from "./session.js";
 const KEYS = [
   ["/", "find: the filter of the page, or an event"],
   ["g then o, s, f, c", "overview, streams, flows, schemas"],
-  ["g then g, d, a", "groups, dead letters, aggregates"],
-  ["g then q, u", "SQL, audit"],
+  ["g then r, g, d, t", "routing rules, groups, dead letters, scheduled"],
+  ["g then a, p, q", "aggregates, projections, SQL"],
+  ["g then u, e, k", "audit, erasure, tokens"],
   ["?", "this list"],
 ];
 
-/** The dialog of settings; `trouble` says why it was opened, if it was not asked for. Resolves to whether something changed. */
-export async function settings(trouble = "") {
+/** The dialog of settings. Resolves to whether something changed. */
+export async function settings() {
   const token = h("input", { type: "password", autocomplete: "off", spellcheck: "false", value: session.token });
   const tenant = h("input", { autocomplete: "off", spellcheck: "false", value: session.tenant, placeholder: "default" });
   const theme = choice(
@@ -31,20 +32,19 @@ export async function settings(trouble = "") {
   const changed = await dialog(
     "Settings",
     [
-      trouble && h("p", { class: "notice warn" }, trouble),
       field("Token", token, { hint: "It is kept in this tab until it is closed, and sent to this server only." }),
       field("Tenant", tenant, { hint: "For administrators of the default tenant; others have the tenant of their token." }),
       field("Colours", theme),
       h("label", { class: "check" }, shortcuts, "Keyboard shortcuts"),
       h("details", {}, h("summary", {}, "Keyboard"), facts(KEYS)),
-    ].filter(Boolean),
+    ],
     {
       action: "Save",
       submit: async () => {
         const old = { token: session.token, tenant: session.tenant };
         choose({ token: token.value.trim(), tenant: tenant.value.trim(), theme: theme.value, shortcuts: shortcuts.checked });
         try {
-          await get("tokens/self");
+          await get("tokens/self", { isProbe: true });
         } catch (error) {
           choose(old);
           throw error;

@@ -51,13 +51,13 @@ class Server(NamedTuple):
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
-    """Starts servers on new folders; they are stopped in the end."""
+    """Starts servers on new folders, which let anybody in unless options say otherwise; they are stopped in the end."""
     running: list[tuple[subprocess.Popen[str], httpx.Client]] = []
 
     def start(*options: str) -> Server:
         folder = tmp_path_factory.mktemp("served")
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ESB_")}
-        command = [str(ESB), "--data", str(folder), "serve", "--port", "0", *options]
+        command = [str(ESB), "--data", str(folder), "serve", "--port", "0", "--auth", "off", *options]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
         assert process.stdout is not None
         told = process.stdout.readline()

@@ -28,7 +28,9 @@ def test_the_first_stop_leads_past_the_navigation(page: Any) -> None:
 
 
 def test_every_view_is_two_keys_away_and_its_title_gets_the_focus(page: Any) -> None:
-    for key, title in {"s": "Streams", "f": "Flows", "c": "Schemas", "g": "Consumer groups", "q": "SQL", "o": "Overview"}.items():
+    titles = {"s": "Streams", "f": "Flows", "c": "Schemas", "g": "Consumer groups", "q": "SQL", "o": "Overview"}
+    titles |= {"r": "Routing rules", "t": "Scheduled events", "p": "Projections", "e": "Erasure", "k": "Tokens"}
+    for key, title in titles.items():
         page.evaluate("document.activeElement.blur()")
         page.keyboard.press("g")
         page.keyboard.press(key)
@@ -38,17 +40,18 @@ def test_every_view_is_two_keys_away_and_its_title_gets_the_focus(page: Any) -> 
 
 def test_everything_in_the_navigation_is_reached_and_opened_with_keys(page: Any) -> None:
     seen = []
-    for _ in range(16):
+    for _ in range(21):
         page.keyboard.press("Tab")
         seen.append(focused(page))
-        if seen[-1] == "Audit":
+        if seen[-1] == "Tokens":
             break
-    assert seen[-9:] == [
-        *("Overview", "Streams", "Flows", "Schemas", "Consumer groups", "Dead letters", "Aggregates", "SQL", "Audit"),
+    assert seen[-14:] == [
+        *("Overview", "Streams", "Flows", "Schemas", "Routing rules", "Consumer groups", "Dead letters", "Scheduled"),
+        *("Aggregates", "Projections", "SQL", "Audit", "Erasure", "Tokens"),
     ]
     page.keyboard.press("Enter")
-    has(page, "Verify")
-    assert page.locator("nav [aria-current=page]").inner_text().strip() == "Audit"
+    has(page, "New token")
+    assert page.locator("nav [aria-current=page]").inner_text().strip() == "Tokens"
 
 
 def test_a_table_is_sorted_and_a_row_opened_with_keys(page: Any) -> None:

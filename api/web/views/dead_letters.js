@@ -4,6 +4,7 @@ import { call, get, path, post } from "../api.js";
 import { choice, field, h, head, panel, facts } from "../dom.js";
 import { act, confirmed, dialog, toast } from "../dialog.js";
 import { count, json, state, time } from "../format.js";
+import { may } from "../rights.js";
 import { link } from "../router.js";
 import { filled } from "../states.js";
 import { table } from "../table.js";
@@ -11,6 +12,8 @@ import { table } from "../table.js";
 const PAGE = 100;
 const FILTERS = ["stream", "processor", "group", "error_type", "key"];
 const NAMES = { stream: "Stream", processor: "Processor", group: "Group", error_type: "Error", key: "Key" };
+
+const mayChange = () => may("dead-letter:manage");
 
 export function deadLetters({ query, signal }) {
   const inputs = Object.fromEntries(
@@ -84,7 +87,7 @@ export function deadLetters({ query, signal }) {
       type: "checkbox",
       "aria-label": label,
       checked: chosen.has(row.dead_letter_id),
-      disabled: row.status !== "OPEN",
+      disabled: row.status !== "OPEN" || !mayChange(),
       onchange: (event) => {
         if (event.target.checked) chosen.add(row.dead_letter_id);
         else chosen.delete(row.dead_letter_id);
@@ -148,7 +151,7 @@ export function deadLetters({ query, signal }) {
   return h(
     "div",
     {},
-    head("Dead letters", { actions: [selected, retry, drop] }),
+    head("Dead letters", { actions: mayChange() ? [selected, retry, drop] : [] }),
     panel("Letters", { label: "hidden" }, form, place, h("div", { class: "more" }, more)),
   );
 }
@@ -238,7 +241,7 @@ export function deadLetter({ params, signal }) {
         "Drop",
       );
       return [
-        letter.status === "OPEN" && h("p", { class: "actions" }, retry, drop),
+        letter.status === "OPEN" && mayChange() && h("p", { class: "actions" }, retry, drop),
         h("p", { class: "notice bad" }, h("strong", {}, letter.error_type), `: ${letter.error_message}`),
         letter.last_error && h("p", { class: "notice warn" }, `The last retry failed: ${letter.last_error}`),
         h(

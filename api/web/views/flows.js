@@ -7,6 +7,7 @@ import { count, rate, seconds, state } from "../format.js";
 import { modelOf, parts, title } from "../flow_model.js";
 import { picture } from "../flow_picture.js";
 import { listen, ofProcessor } from "../live.js";
+import { may } from "../rights.js";
 import { link } from "../router.js";
 import { makeStream, startFlow } from "../sample.js";
 import { empty, every, filled } from "../states.js";
@@ -26,6 +27,10 @@ const delayOf = (processor) => {
 };
 /** Whether the server runs a processor itself; those of flow files are run by `esb run`. */
 export const isOurs = (processor) => processor.flow === processor.processor_id;
+
+const mayChange = () => may("processor:manage");
+/** Whether the user may do all that the sample takes. */
+export const maySample = () => mayChange() && may("stream:manage") && may("event:publish");
 
 export function flows({ signal }) {
   const pictures = h("div", {});
@@ -87,7 +92,7 @@ export function flows({ signal }) {
         return empty(
           "There is no processor yet.",
           h("p", {}, "Make one here, over REST, or run a flow file with ", h("code", {}, "esb run"), "."),
-          h("button", { type: "button", onclick: sample }, "Start the sample flow"),
+          maySample() && h("button", { type: "button", onclick: sample }, "Start the sample flow"),
         );
       }
       search.update(processors);
@@ -118,7 +123,7 @@ export function flows({ signal }) {
     { type: "button", class: "primary", onclick: async () => (await makeProcessor()) && load() },
     "New processor",
   );
-  return h("div", {}, head("Flows", { actions: [make] }), pictures, place);
+  return h("div", {}, head("Flows", { actions: [mayChange() && make] }), pictures, place);
 }
 
 /** The pictures of all parts, drawn anew only if another processor or stream is in them. */
@@ -147,9 +152,10 @@ function redrawn(drawn, place, processors, streams) {
   return { shape, all: all.map((each) => each.picture) };
 }
 
-/** The button that starts or stops a processor; a word for those that are run elsewhere. */
+/** The button that starts or stops a processor; a word for those that are run elsewhere, nothing for who may not. */
 export function startStop(processor, done) {
   if (!isOurs(processor)) return h("span", { class: "muted small" }, "by esb run");
+  if (!mayChange()) return "";
   const isRunning = RUNS.includes(processor.status);
   const verb = isRunning ? "stop" : "start";
   return h(

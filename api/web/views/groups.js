@@ -6,6 +6,7 @@ import { choice, field, h, head, panel } from "../dom.js";
 import { act, confirmed, dialog, toast } from "../dialog.js";
 import { count, milliseconds, number, rate, seconds, state, time, tone } from "../format.js";
 import { listen, newest, recent } from "../live.js";
+import { may } from "../rights.js";
 import { link } from "../router.js";
 import { empty, every, filled } from "../states.js";
 import { searched, table } from "../table.js";
@@ -70,7 +71,7 @@ export function groups({ signal }) {
   return h(
     "div",
     {},
-    head("Consumer groups", { actions: [make] }),
+    head("Consumer groups", { actions: [may("group:manage") && make] }),
     panel("All groups", { label: "hidden" }, h("div", { class: "bar" }, search.input), place),
   );
 }
@@ -185,12 +186,16 @@ export function group({ params, signal }) {
         lead: told.group_description,
         actions: [
           state(told.is_paused ? "PAUSED" : told.state, told.is_paused ? "warn" : undefined),
-          told.is_paused
-            ? button("Resume", "resume", "The group goes on.")
-            : button("Pause", "pause", "The group gets no events until it is resumed."),
-          button("Rebalance", "rebalance", "All members join anew."),
-          h("button", { type: "button", onclick: async () => (await reset(where, name)) && refresh() }, "Reset offsets"),
-          h("button", { type: "button", class: "danger", onclick: () => remove(where, name) }, "Delete"),
+          ...(may("group:manage")
+            ? [
+                told.is_paused
+                  ? button("Resume", "resume", "The group goes on.")
+                  : button("Pause", "pause", "The group gets no events until it is resumed."),
+                button("Rebalance", "rebalance", "All members join anew."),
+                h("button", { type: "button", onclick: async () => (await reset(where, name)) && refresh() }, "Reset offsets"),
+                h("button", { type: "button", class: "danger", onclick: () => remove(where, name) }, "Delete"),
+              ]
+            : []),
         ],
       }),
     );

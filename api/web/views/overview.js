@@ -9,6 +9,7 @@ import { link } from "../router.js";
 import { filled } from "../states.js";
 import { table } from "../table.js";
 import { firstRun } from "./first_run.js";
+import { maySample } from "./flows.js";
 
 export function overview({ signal }) {
   const title = head("Overview", { lead: " " });
@@ -19,10 +20,11 @@ export function overview({ signal }) {
     ({ streams }) => {
       const isNew = streams.length === 0;
       title.querySelector("h1").textContent = isNew ? "Welcome" : "Overview";
-      title.querySelector(".lead").textContent = isNew
-        ? "There is no stream yet. Three clicks lead to a flow that runs; or publish events of your own."
-        : "";
-      return isNew ? firstRun() : figures(signal);
+      const canStart = maySample();
+      title.querySelector(".lead").textContent = !isNew
+        ? ""
+        : `There is no stream yet.${canStart ? " Three clicks lead to a flow that runs; or publish events of your own." : ""}`;
+      return isNew && canStart ? firstRun() : figures(signal);
     },
     signal,
   );

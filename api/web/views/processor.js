@@ -8,6 +8,7 @@ import { count, json, milliseconds, number, rate, seconds, state, time } from ".
 import { around, modelOf } from "../flow_model.js";
 import { picture } from "../flow_picture.js";
 import { listen, recent } from "../live.js";
+import { may } from "../rights.js";
 import { link } from "../router.js";
 import { every, filled } from "../states.js";
 import { isOurs, liveOf, startStop } from "./flows.js";
@@ -94,7 +95,7 @@ export function processor({ params, signal }) {
       head(known.processor_name, {
         crumbs: [["Flows", "#/flows"]],
         lead: known.processor_description,
-        actions: [state(known.status), startStop(known, load), isOurs(known) && remove],
+        actions: [state(known.status), startStop(known, load), isOurs(known) && may("processor:manage") && remove],
       }),
     );
     document.title = `${known.processor_name} · Event Streaming Bus`;

@@ -4,6 +4,7 @@ import { get, path, post } from "../api.js";
 import { choice, field, h, head, panel, facts } from "../dom.js";
 import { act, dialog, parsed, toast } from "../dialog.js";
 import { brief, count, json, time } from "../format.js";
+import { may } from "../rights.js";
 import { link } from "../router.js";
 import { filled } from "../states.js";
 import { searched, table } from "../table.js";
@@ -59,7 +60,7 @@ export function schemas({ signal }) {
   return h(
     "div",
     {},
-    head("Schemas", { actions: [make] }),
+    head("Schemas", { actions: [may("schema:manage") && make] }),
     panel("All schemas", { label: "hidden" }, h("div", { class: "bar" }, search.input), place),
   );
 }
@@ -91,7 +92,7 @@ export function schema({ params, signal }) {
     },
     ({ name, versions, level }) => {
       const again = async () => (await register(name, textOf(versions.at(-1)))) && load();
-      const canRegister = versions.at(-1).json_schema !== undefined;
+      const canRegister = may("schema:manage") && versions.at(-1).json_schema !== undefined;
       title.replaceChildren(
         head(name, {
           crumbs: [["Schemas", "#/schemas"]],

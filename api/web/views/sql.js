@@ -1,7 +1,7 @@
 // The SQL console: a question to the history, its answer as a table and a chart.
 
 import { download, post } from "../api.js";
-import { barChart, lineChart, MOST_SERIES } from "../chart.js";
+import { barChart, largest, lineChart, MOST_SERIES } from "../chart.js";
 import { choice, field, h, head, panel } from "../dom.js";
 import { brief, count, moment, number, seconds } from "../format.js";
 import { questions } from "../session.js";
@@ -231,7 +231,7 @@ function chartPanel(names, types, rows) {
 
 /** How much larger the largest value of a column is than that of another: numbers of different kinds are no chart together. */
 function spread(columns, rows) {
-  const tops = columns.map((i) => Math.max(...rows.map((row) => Math.abs(row[i] ?? 0))) || 1);
+  const tops = columns.map((i) => largest(rows.map((row) => Math.abs(row[i] ?? 0))) || 1);
   return Math.max(...tops) / Math.min(...tops);
 }
 

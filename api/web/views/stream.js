@@ -6,6 +6,7 @@ import { choice, field, h, head, panel } from "../dom.js";
 import { confirmed, dialog, parsed, toast } from "../dialog.js";
 import { brief, bytes, count, milliseconds, rate, seconds, time } from "../format.js";
 import { listen, recent } from "../live.js";
+import { may } from "../rights.js";
 import { link } from "../router.js";
 import { every, failed, filled } from "../states.js";
 import { table } from "../table.js";
@@ -24,7 +25,8 @@ export function stream({ params, query, signal }) {
     (found) => details(found, query, signal),
     signal,
   );
-  return h("div", {}, head(name, { crumbs: [["Streams", "#/streams"]], actions: [publish, drop] }), place);
+  const actions = [may("event:publish", name) && publish, may("stream:manage", name) && drop];
+  return h("div", {}, head(name, { crumbs: [["Streams", "#/streams"]], actions }), place);
 }
 
 function details(found, query, signal) {

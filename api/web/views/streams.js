@@ -5,6 +5,7 @@ import { choice, field, h, head, panel } from "../dom.js";
 import { dialog, toast } from "../dialog.js";
 import { bytes, count, rate, time } from "../format.js";
 import { listen, newest } from "../live.js";
+import { mayAnywhere } from "../rights.js";
 import { link } from "../router.js";
 import { every, filled } from "../states.js";
 import { searched, table } from "../table.js";
@@ -53,7 +54,7 @@ export function streams({ signal }) {
   return h(
     "div",
     {},
-    head("Streams", { actions: [make] }),
+    head("Streams", { actions: [mayAnywhere("stream:manage") && make] }),
     panel("All streams", { label: "hidden" }, h("div", { class: "bar" }, search.input), place),
   );
 }
