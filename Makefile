@@ -26,12 +26,12 @@ check: $(READY)  ## what must hold before a change lands: lint, format, types, l
 bench: $(READY)  ## the speed table
 	@$(PY) tests/benchmarks/run.py
 
-serve: $(READY)  ## the HTTP API on 127.0.0.1:8080, data in ./esb-data
+serve: $(READY)  ## the HTTP API on 127.0.0.1:8080, data in ./esb-data; prints the address that opens the page
 	@.venv/bin/esb serve
 
 constraints: $(READY)  ## resolve pyproject.toml again and rewrite constraints.txt
 	@$(PY) -m pip install --quiet --disable-pip-version-check uv
-	@printf 'hatchling\neditables\n' | $(PY) -m uv pip compile pyproject.toml - --extra dev --universal --upgrade \
+	@printf 'hatchling\neditables\n' | $(PY) -m uv pip compile pyproject.toml - --extra dev --extra otel --universal --upgrade \
 	  --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
 	  --quiet --output-file constraints.txt
 	@echo "constraints.txt written; 'make check' tries it"

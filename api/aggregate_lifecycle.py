@@ -6,6 +6,7 @@ import msgspec
 from litestar import Controller, Request, delete, get, post, put
 
 from event_streaming_bus.api.aggregate_paths import aggregate_named
+from event_streaming_bus.api.audited_actions import previews
 from event_streaming_bus.api.bodies import decode
 from event_streaming_bus.api.services import Services
 from event_streaming_bus.api.tenancy import tenant_of
@@ -79,6 +80,7 @@ class AggregateLifecycleController(Controller):
         aggregate_type: str | None = None,
         preview: bool = False,
     ) -> dict[str, Any]:
+        previews(request.scope, preview)
         report = await services.sourcing.lifecycle.scavenge(tenant_of(request), aggregate_type, preview=preview)
         told: dict[str, Any] = msgspec.to_builtins(report)
         return told

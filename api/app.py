@@ -21,6 +21,7 @@ from event_streaming_bus.api.consumer_groups import ConsumerGroupsController
 from event_streaming_bus.api.consuming import ConsumingController, join_group
 from event_streaming_bus.api.correlation import CorrelationController
 from event_streaming_bus.api.dead_letters import DeadLettersController
+from event_streaming_bus.api.direct_publishing import DirectPublishing
 from event_streaming_bus.api.docs_page import PlainPage
 from event_streaming_bus.api.erasure import ErasuresController
 from event_streaming_bus.api.event_sourcing import EventSourcingController
@@ -44,6 +45,7 @@ from event_streaming_bus.api.scheduled import ScheduledController
 from event_streaming_bus.api.schema_trials import SchemaTrialsController
 from event_streaming_bus.api.schemas import SchemasController
 from event_streaming_bus.api.services import Services
+from event_streaming_bus.api.settings import SettingsController
 from event_streaming_bus.api.story import StoryController
 from event_streaming_bus.api.stream_events import StreamEventsController
 from event_streaming_bus.api.streams import StreamsController
@@ -83,16 +85,19 @@ async def _secure(response: Response[Any]) -> Response[Any]:
 
 
 class _App(Litestar):
-    """Litestar, but for the page, which is no route, and for paths that name aggregates."""
+    """Litestar, but for the page, which is no route, for publishing, and for paths that name aggregates."""
 
     page: Page
+    publishing: DirectPublishing
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if Page.takes(scope):
             await self.page(scope, receive, send)
-            return
-        keep_ids(scope)
-        await super().__call__(scope, receive, send)
+        elif DirectPublishing.takes(scope):
+            await self.publishing(scope, receive, send)
+        else:
+            keep_ids(scope)
+            await super().__call__(scope, receive, send)
 
 
 def create_app(services: Services, *, hosts: Sequence[str] = LOOPBACK_HOSTS, access: Access | None = None) -> Litestar:
@@ -143,6 +148,7 @@ def create_app(services: Services, *, hosts: Sequence[str] = LOOPBACK_HOSTS, acc
             ErasuresController,
             AuditController,
             TokensController,
+            SettingsController,
             HistoryController,
             SavedQueriesController,
             CorrelationController,
@@ -173,4 +179,5 @@ def create_app(services: Services, *, hosts: Sequence[str] = LOOPBACK_HOSTS, acc
         ),
     )
     app.page = Page(hosts=frozenset(hosts), headers=HEADERS)
+    app.publishing = DirectPublishing(services, super(_App, app).__call__, access=access, hosts=frozenset(hosts), headers=HEADERS)
     return app

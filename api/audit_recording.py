@@ -18,7 +18,7 @@ from litestar import Request, Response
 
 from event_streaming_bus import ids
 from event_streaming_bus.access.tokens import TokenService, token_data
-from event_streaming_bus.api.audited_actions import Told, made, told
+from event_streaming_bus.api.audited_actions import Told, is_preview, made, told
 from event_streaming_bus.api.problems import problem
 from event_streaming_bus.api.tenancy import actor_of, tenant_of
 from event_streaming_bus.audit.describing import describe
@@ -176,6 +176,9 @@ async def _managed(recorder: Recorder, request: Told, app: App, scope: Any, rece
         answer.status = answer.status or 500
         await recorder.write(what_of(scope, request, answer.status, answer.detail()))
         raise
+    if is_preview(scope) and answer.status not in _REFUSALS:
+        await answer.release(what_of(scope, request, answer.status, "")["request_id"])
+        return
     what = what_of(scope, request, answer.status, answer.detail())
     if what["outcome"] is Outcome.DONE:
         what["target"] = request.target or made(answer.content())

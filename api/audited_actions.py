@@ -1,7 +1,8 @@
 """What requests are to the audit: which are management actions, what these are called, and what they are done to.
 
 Names follow from routes: a noun for the resource, and a verb, which is the last fixed part of the path, or else the method's. So
-a new route is audited without a word here; only what would drown the audit, or changes nothing, is left out by name.
+a new route is audited without a word here; only what would drown the audit, or changes nothing, is left out by name. A route that
+may be asked to only say what it would do says so when it is: ``previews``.
 """
 
 from collections.abc import Mapping
@@ -20,8 +21,10 @@ _NOUNS: Final = {
     "consumer-groups": "group",
     "event-sourcing": "aggregate",
     "history": "history",
+    "saved-queries": "saved-query",
     "scheduled": "scheduled-event",
 }
+_ABOVE: Final = "history/"  # saved queries have their address below it, and are a resource of their own
 _VERB_OF: Final = {
     ("schema", "enhanced"): "register",
     ("schema", "level"): "set-level",
@@ -54,6 +57,7 @@ _UNTOLD: Final = frozenset(
         "audit/verify",
     }
 )
+_PREVIEW: Final = "is_preview"
 _CONSUMING: Final = "consumer-groups/{group}/members"
 _REGISTRY_QUESTIONS: Final = frozenset({"lookup", "compatibility"})
 # What answers, and requests, call the thing that is made, in the order in which they are looked for.
@@ -82,7 +86,7 @@ def told(scope: Mapping[str, Any]) -> Told:
     path = template.removeprefix(API)
     if method in _READING or not template.startswith(API) or path in _UNTOLD or path.startswith(_CONSUMING):
         return Told(f"{method} {template}", "", scope["path"], False)
-    segments = path.split("/")
+    segments = _segments(path)
     fixed = [segment for segment in segments[1:] if not segment.startswith("{")]
     noun = noun_of(path)
     verb = (_VERB_OF.get((noun, fixed[-1])) or _verb(method, fixed[-1])) if fixed else _VERBS.get(method, method.lower())
@@ -92,8 +96,23 @@ def told(scope: Mapping[str, Any]) -> Told:
 
 def noun_of(path: str) -> str:
     """The resource of a path, which does not have the prefix of all."""
-    first = path.partition("/")[0]
+    first = _segments(path)[0]
     return _NOUNS.get(first, first.removesuffix("s"))
+
+
+def _segments(path: str) -> list[str]:
+    """The path from its resource on."""
+    return path.removeprefix(_ABOVE).split("/") if path.startswith(f"{_ABOVE}saved-queries") else path.split("/")
+
+
+def previews(scope: Any, is_preview: bool) -> None:
+    """Note, before anything is done, whether a request only asks what it would do: then the audit has nothing to tell."""
+    scope.setdefault("state", {})[_PREVIEW] = is_preview
+
+
+def is_preview(scope: Mapping[str, Any]) -> bool:
+    """Whether a request has turned out to ask only what it would do."""
+    return (scope.get("state") or {}).get(_PREVIEW) is True
 
 
 def _verb(method: str, fixed: str) -> str:

@@ -1,8 +1,8 @@
 """Decoding request bodies: into structs, with errors that name the path and what is accepted."""
 
-import re
 from functools import cache
-from typing import Any, Final, TypeVar
+from types import UnionType
+from typing import Annotated, Any, Final, TypeAlias, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
@@ -11,6 +11,8 @@ from event_streaming_bus.json_places import placed
 from event_streaming_bus.struct_errors import told
 
 MAX_INTEGER: Final = (1 << 63) - 1
+Integer: TypeAlias = Annotated[int, msgspec.Meta(ge=-MAX_INTEGER, le=MAX_INTEGER)]
+"""An integer that a store can hold. Where many structs come in one body, this is quicker than to look afterwards."""
 T = TypeVar("T")
 
 
@@ -44,8 +46,17 @@ def _check_integers(struct: msgspec.Struct, where: str) -> None:
 
 @cache
 def _with_integers(kind: type[msgspec.Struct]) -> tuple[str, ...]:
-    """The fields that may hold integers, or structs that do."""
-    return tuple(field.name for field in msgspec.structs.fields(kind) if re.search(r"int\b|list|Any", str(field.type)))
+    """The fields that may hold integers of any size, or structs that do."""
+    return tuple(field.name for field in msgspec.structs.fields(kind) if _may_be_long(field.type))
+
+
+def _may_be_long(kind: Any) -> bool:
+    if get_origin(kind) in (Union, UnionType):
+        return any(map(_may_be_long, get_args(kind)))
+    if get_origin(kind) is list:
+        (of,) = get_args(kind)
+        return isinstance(of, type) and issubclass(of, msgspec.Struct) and bool(_with_integers(of))
+    return kind is int or kind is Any
 
 
 def _accepted(kind: type[Any]) -> list[str]:

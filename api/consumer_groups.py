@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 from litestar import Controller, Request, delete, get, post
 
+from event_streaming_bus.api.audited_actions import previews
 from event_streaming_bus.api.bodies import decode
 from event_streaming_bus.api.paging import MAX_ITEMS, paged
 from event_streaming_bus.api.services import Services
@@ -79,6 +80,7 @@ class ConsumerGroupsController(Controller):
     async def reset_offsets(
         self, request: Request[Any, Any, Any], services: Services, group: str, preview: bool = True
     ) -> dict[str, Any]:
+        previews(request.scope, preview)
         wanted = decode(await request.body(), Reset, _MAX_BODY_BYTES)
         groups = services.consumer_groups
         act = groups.preview_reset if preview else groups.reset_offsets

@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 from litestar import Controller, Request, delete, get, post
 
+from event_streaming_bus.api.audited_actions import previews
 from event_streaming_bus.api.bodies import decode
 from event_streaming_bus.api.services import Services
 from event_streaming_bus.api.tenancy import tenant_of
@@ -73,6 +74,7 @@ class DeadLettersController(Controller):
     @post("/retry", status_code=200, summary="Retry dead letters, in order per key, or say what that would do")
     async def retry(self, request: Request[Any, Any, Any], services: Services) -> dict[str, Any]:
         meant = decode(await request.body(), ToRetry, _MAX_BODY_BYTES)
+        previews(request.scope, meant.preview)
         letters = services.dead_letters
         retry = letters.preview_retry if meant.preview else letters.retry_dead_letters
         return await retry(tenant_id=tenant_of(request), **meant.chosen())

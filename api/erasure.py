@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 from litestar import Controller, Request, get, post
 
+from event_streaming_bus.api.acting import user_of
 from event_streaming_bus.api.bodies import decode
 from event_streaming_bus.api.paging import MAX_ITEMS, paged
 from event_streaming_bus.api.services import Services
@@ -41,7 +42,11 @@ class ErasuresController(Controller):
     async def erase(self, request: Request[Any, Any, Any], services: Services) -> dict[str, Any]:
         meant = decode(await request.body(), NewErasure, _MAX_BODY_BYTES)
         certificate = await services.erasure.erase_subject(
-            meant.subject, tenant_of(request), meant.reason, meant.user_id, count_events=meant.count_events
+            meant.subject,
+            tenant_of(request),
+            meant.reason,
+            user_of(request, meant.user_id),
+            count_events=meant.count_events,
         )
         return certificate_data(certificate)
 

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from litestar import Controller, Request, get, post
 
+from event_streaming_bus.api.acting import user_of
 from event_streaming_bus.api.aggregate_paths import aggregate_named
 from event_streaming_bus.api.bodies import decode
 from event_streaming_bus.api.idempotency import derived_event_id
@@ -87,7 +88,7 @@ class EventSourcingController(Controller):
             [event],
             wanted.expected_version,
             tenant_of(request),
-            wanted.user_id,
+            user_of(request, wanted.user_id),
             stream=wanted.stream,
         )
         return {**recorded_data(recorded[0]), "message": "Event appended successfully"}
@@ -97,7 +98,7 @@ class EventSourcingController(Controller):
         wanted = decode(await request.body(), ManyEvents, _MAX_BODY_BYTES)
         unless = None if wanted.unless is None else Unless(wanted.unless.query, wanted.unless.after)
         recorded = await services.sourcing.append(
-            _with_ids(request, wanted.appends), tenant_of(request), wanted.user_id, unless=unless
+            _with_ids(request, wanted.appends), tenant_of(request), user_of(request, wanted.user_id), unless=unless
         )
         return {"events": list(map(recorded_data, recorded)), "message": "Events appended successfully"}
 

@@ -1,23 +1,23 @@
 """Events over REST: publish one or many, look at one, and at all that was done with it."""
 
 import asyncio
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
 
 import msgspec
-from litestar import Controller, Request, get, post
+from litestar import Controller, Request, Response, get, post
 
-from event_streaming_bus.api.bodies import decode
-from event_streaming_bus.api.idempotency import derived_event_id
+from event_streaming_bus.api.acting import user_of
+from event_streaming_bus.api.bodies import Integer, decode
+from event_streaming_bus.api.idempotency import derived_event_id, is_once
 from event_streaming_bus.api.services import Services
 from event_streaming_bus.api.tenancy import tenant_of
-from event_streaming_bus.errors import EventNotFoundError
+from event_streaming_bus.errors import EventNotFoundError, InvalidInputError
 from event_streaming_bus.models import (
     DEFAULT_MAX_PAYLOAD_BYTES,
-    CompressionType,
     EventConfig,
     EventPriority,
     Receipt,
-    SerializationFormat,
     rfc3339,
 )
 from event_streaming_bus.publishing import DEFAULT_STREAM
@@ -25,37 +25,19 @@ from event_streaming_bus.registry.protection import reveal
 
 MAX_EVENT_BYTES = DEFAULT_MAX_PAYLOAD_BYTES + (1 << 16)
 MAX_BATCH_BYTES = 16 << 20
+_encode: Final = msgspec.json.Encoder().encode
 
 
-class NewEvent(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class NewEvent(EventConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An event to publish. Without ``stream_id`` (a stream's id or name) it goes to the stream ``events``."""
 
-    event_type: str
     payload: msgspec.Raw
     stream_id: str | None = None
-    source_capability: str = ""
-    aggregate_id: str | None = None
-    aggregate_type: str | None = None
-    metadata: dict[str, Any] | None = None
-    correlation_id: str | None = None
-    causation_id: str | None = None
-    priority: EventPriority = EventPriority.NORMAL
-    compression_type: CompressionType | None = None
-    serialization_format: SerializationFormat = SerializationFormat.JSON
-    max_retries: int = 3
-    event_id: str | None = None
-    key: str | None = None
-    timestamp: str | int | None = None
-    traceparent: str | None = None
-    deliver_at: str | int | None = None
-    expires_at: str | int | None = None
+    max_retries: Integer = 3
+    timestamp: str | Integer | None = None
+    deliver_at: str | Integer | None = None
+    expires_at: str | Integer | None = None
     user_id: str | None = None
-
-    def config(self, traceparent: str | None, event_id: str | None) -> EventConfig:
-        """What the publishing service takes; the request's trace and an id made for it stand in for the event's own."""
-        fields = {name: getattr(self, name) for name in EventConfig.__struct_fields__}
-        fields |= {"traceparent": self.traceparent or traceparent, "event_id": self.event_id or event_id}
-        return EventConfig(**fields)
 
 
 class NewEvents(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -72,17 +54,12 @@ class EventsController(Controller):
     tags = ["events"]  # noqa: RUF012 - as the base class has it
 
     @post("/", summary="Publish an event; it is on disk when the answer comes")
-    async def publish(self, request: Request[Any, Any, Any], services: Services) -> dict[str, Any]:
-        event = decode(await request.body(), NewEvent, MAX_EVENT_BYTES)
-        receipts = await _publish(request, services, [event], event.stream_id)
-        message = "Event published successfully" if receipts[0].deliver_at_ms is None else "Event scheduled successfully"
-        return _receipt(receipts[0]) | {"message": message}
+    async def publish(self, request: Request[Any, Any, Any], services: Services) -> Response[dict[str, Any]]:
+        return _answer(await publish_one(request, services, await request.body()))
 
     @post("/batch", summary="Publish events to one stream in one transaction: all of them, or none")
-    async def publish_batch(self, request: Request[Any, Any, Any], services: Services) -> dict[str, Any]:
-        batch = decode(await request.body(), NewEvents, MAX_BATCH_BYTES)
-        receipts = await _publish(request, services, batch.events, batch.stream_id)
-        return {"receipts": [_receipt(receipt) for receipt in receipts], "message": f"{len(receipts)} events published"}
+    async def publish_batch(self, request: Request[Any, Any, Any], services: Services) -> Response[dict[str, Any]]:
+        return _answer(await publish_many(request, services, await request.body()))
 
     @get("/{event_id:str}", summary="An event with its envelope and payload")
     async def event(self, request: Request[Any, Any, Any], services: Services, event_id: str) -> dict[str, Any]:
@@ -108,35 +85,80 @@ def _shown(services: Services, request: Request[Any, Any, Any], payload: Any) ->
     return reveal(services.storage.subject_keys, tenant_of(request), payload)
 
 
+async def publish_one(request: Request[Any, Any, Any], services: Services, body: bytes) -> bytes:
+    """Publish the event of a request's body; the answer, as JSON."""
+    event = decode(body, NewEvent, MAX_EVENT_BYTES)
+    (receipt,) = await _publish(request, services, [event], event.stream_id)
+    return _encode(_receipt(receipt, "published" if receipt.deliver_at_ms is None else "scheduled"))
+
+
+async def publish_many(request: Request[Any, Any, Any], services: Services, body: bytes) -> bytes:
+    """Publish the events of a request's body in one transaction; the answer, as JSON."""
+    batch = decode(body, NewEvents, MAX_BATCH_BYTES)
+    receipts = await _publish(request, services, batch.events, batch.stream_id)
+    return _encode({"receipts": list(map(_receipt, receipts)), "message": f"{len(receipts)} events published"})
+
+
+PUBLISHING: Final[Mapping[str, Callable[[Request[Any, Any, Any], Services, bytes], Awaitable[bytes]]]] = {
+    EventsController.path: publish_one,
+    f"{EventsController.path}/batch": publish_many,
+}
+"""What publishes, by path."""
+
+
 async def _publish(
-    request: Request[Any, Any, Any], services: Services, events: list[NewEvent], stream: str | None
+    request: Request[Any, Any, Any], services: Services, events: Sequence[NewEvent], stream: str | None
 ) -> list[Receipt]:
+    """The request's trace, and ids made for the request, stand in for those that events do not have."""
     trace = request.headers.get("traceparent")
-    configs = [
-        event.config(trace, derived_event_id(request, number) if event.event_id is None else None)
-        for number, event in enumerate(events)
-    ]
-    payloads = [bytes(event.payload) for event in events]
-    users = {event.user_id for event in events}
+    if trace is not None or is_once(request):
+        events = [
+            msgspec.structs.replace(
+                event,
+                traceparent=event.traceparent or trace,
+                event_id=event.event_id or derived_event_id(request, number),
+            )
+            for number, event in enumerate(events)
+        ]
+    users = {user_of(request, named) for named in {event.user_id for event in events}}
+    if len(users) > 1:
+        raise InvalidInputError("user_id: the events of one request are of one user; publish those of others by themselves")
     return await services.publishing.publish_batch(
-        configs,
-        payloads,
+        events,
+        [event.payload for event in events],
         stream_id=stream or DEFAULT_STREAM,
         tenant_id=tenant_of(request),
-        user_id=users.pop() if len(users) == 1 else None,
+        user_id=next(iter(users), None),
     )
 
 
-def _receipt(receipt: Receipt) -> dict[str, Any]:
-    """``deliver_at`` is there for an event that waits; its offset is -1."""
-    split = receipt.position.split
-    later = {} if receipt.deliver_at_ms is None else {"deliver_at": rfc3339(receipt.deliver_at_ms)}
-    return {
-        "event_id": receipt.event_id,
-        "stream_id": split.stream_id,
-        "partition": split.partition,
-        "lane": split.lane.value,
-        "offset": receipt.position.offset,
-        "duplicate": receipt.duplicate,
-        **later,
-    }
+class _Receipt(msgspec.Struct, omit_defaults=True):
+    """A receipt as it is told. ``deliver_at`` is there for an event that waits; its offset is -1."""
+
+    event_id: str
+    stream_id: str
+    partition: int
+    lane: EventPriority
+    offset: int
+    duplicate: bool
+    deliver_at: str | None = None
+    message: str | None = None
+
+
+def _receipt(receipt: Receipt, done: str | None = None) -> _Receipt:
+    position, later_ms = receipt.position, receipt.deliver_at_ms
+    split = position.split
+    return _Receipt(
+        receipt.event_id,
+        split.stream_id,
+        split.partition,
+        split.lane,
+        position.offset,
+        receipt.duplicate,
+        None if later_ms is None else rfc3339(later_ms),
+        None if done is None else f"Event {done} successfully",
+    )
+
+
+def _answer(body: bytes) -> Response[dict[str, Any]]:
+    return Response(body, media_type="application/json")  # type: ignore[arg-type]  # it is encoded already

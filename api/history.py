@@ -6,6 +6,7 @@ from typing import Any, Final
 import msgspec
 from litestar import Controller, Request, Response, delete, get, post
 
+from event_streaming_bus.api.audited_actions import previews
 from event_streaming_bus.api.bodies import decode
 from event_streaming_bus.api.problems import problem
 from event_streaming_bus.api.query_answers import AnswerResponse, begun, format_of
@@ -89,6 +90,7 @@ class HistoryController(Controller):
         if not all_tenants:
             raise InvalidInputError("all_tenants: expected true, for it is about the rows of all tenants", path="all_tenants")
         wanted = decode(await request.body(), RollOff, MAX_BODY_BYTES)
+        previews(request.scope, wanted.dry_run)
         done = await asyncio.to_thread(
             services.history.roll_off, days=wanted.days, keep_days=wanted.keep_days, dry_run=wanted.dry_run
         )

@@ -26,7 +26,7 @@ from event_streaming_bus.flows.deploy import deploy
 from event_streaming_bus.flows.flow_file import MAX_FILE_BYTES
 from event_streaming_bus.flows.kept_flow import kept_flow
 from event_streaming_bus.flows.metrics import ProcessorMetrics, flow_metrics
-from event_streaming_bus.flows.plan import make_plan
+from event_streaming_bus.flows.plan import Plan, make_plan
 from event_streaming_bus.flows.plan_diff import Allowed, Step, diff
 from event_streaming_bus.flows.processors.custom import CustomLogic
 from event_streaming_bus.flows.recovery import forget, no_workers, worker_log
@@ -100,11 +100,19 @@ class HostedFlows:
 
     def metrics(self, name: str, tenant_id: str) -> list[ProcessorMetrics]:
         """What the flow's processors have done so far. Raises ``StreamNotFoundError`` if one of its streams was dropped."""
+        return flow_metrics(self.plan(name, tenant_id), self._storage)
+
+    def plan(self, name: str, tenant_id: str) -> Plan:
+        """The flow as it would run. Raises ``StreamNotFoundError`` if one of its streams was dropped."""
         known = self.find(name, tenant_id)
         spec = known.spec
         streams = {each: self._storage.log.find_stream(tenant_id, each) for each in spec.streams_used()}
-        plan = make_plan(spec, streams, {record.processor_name: record.processor_id for record in known.processors})
-        return flow_metrics(plan, self._storage)
+        return make_plan(spec, streams, {record.processor_name: record.processor_id for record in known.processors})
+
+    def events_per_second(self, name: str, tenant_id: str, processor_id: str) -> float:
+        """Events that a processor of the flow has taken in per second, over the last ten seconds; 0 if it does not run here."""
+        running = self._supervisor.find(tenant_id, name)
+        return 0.0 if running is None else running.events_per_second(processor_id)
 
     def logs(self, name: str, tenant_id: str, tail: int) -> list[str]:
         """The last lines that the flow's workers printed in their present or latest run."""

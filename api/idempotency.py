@@ -34,6 +34,11 @@ _STATE: Final = "idempotency_origin"
 _log: Final = logging.getLogger(__name__)
 
 
+def is_once(request: Request[Any, Any, Any]) -> bool:
+    """Whether the request came with a key."""
+    return _STATE in (request.scope.get("state") or {})
+
+
 def derived_event_id(request: Request[Any, Any, Any], number: int) -> str | None:
     """The id of the request's event ``number``, if it came with a key: the same for the same request."""
     origin = (request.scope.get("state") or {}).get(_STATE)

@@ -18,7 +18,7 @@ def check_access(connection: ASGIConnection[Any, Any, Any, Any], *, all_tenants:
     """The tenant whose metrics the client may see; with ``all_tenants`` it asks for those of all.
 
     It is the tenant of the header ``X-Tenant-Id``, or, since browsers cannot set headers for a WebSocket, of the query parameter
-    ``tenant_id``, or ``default``. Connections are not authenticated in this version, so nobody is refused.
+    ``tenant_id``, or ``default``. Whether the client may ask for that tenant was told before this is asked.
     """
     return connection.headers.get(TENANT_HEADER) or connection.query_params.get("tenant_id") or DEFAULT_TENANT
 

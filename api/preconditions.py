@@ -72,6 +72,11 @@ async def _projection(services: Services, tenant_id: str, target: str) -> tuple[
     return target, (await services.projections.describe(target, tenant_id))["definition"]
 
 
+async def _setting(services: Services, tenant_id: str, target: str) -> tuple[str, Any]:
+    (told,) = await asyncio.to_thread(services.storage.settings.told, target)
+    return target, [told["value"], told["source"]]
+
+
 LOOKS: Final[Mapping[str, Look]] = {
     f"{API}streams/{{stream}}": _stream,
     f"{API}schemas/{{schema_id}}": _schema,
@@ -80,6 +85,7 @@ LOOKS: Final[Mapping[str, Look]] = {
     f"{API}stream-processors/{{processor_id}}": _processor,
     f"{API}flows/{{name}}": _flow,
     f"{API}projections/{{name}}": _projection,
+    f"{API}settings/{{name}}": _setting,
 }
 """What has a tag, by the route that shows it. The routes below it, and those of other methods, take preconditions."""
 

@@ -8,6 +8,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
 from event_streaming_bus import errors
+from event_streaming_bus.access.access_errors import ForbiddenError
 from event_streaming_bus.registry.registry_errors import IncompatibleSchemaError
 from event_streaming_bus.sourcing.sourcing_errors import FoldError
 from event_streaming_bus.store.aggregate_errors import SchemaChangedError, VersionConflictError
@@ -23,6 +24,7 @@ STATUS: Final[tuple[tuple[type[errors.BusError], int], ...]] = (
     (errors.ExpressionError, 422),
     (errors.SchemaError, 422),
     (errors.InvalidInputError, 400),
+    (ForbiddenError, 403),
     (errors.NotFoundError, 404),
     (errors.AlreadyExistsError, 409),
     (errors.InvalidStateError, 409),

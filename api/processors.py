@@ -6,6 +6,7 @@ from litestar import Controller, Request, delete, get, post
 
 from event_streaming_bus.api.bodies import decode
 from event_streaming_bus.api.paging import MAX_ITEMS, paged
+from event_streaming_bus.api.processor_metrics import processor_metrics
 from event_streaming_bus.api.services import Services
 from event_streaming_bus.api.tenancy import tenant_of
 
@@ -53,7 +54,7 @@ class ProcessorsController(Controller):
 
     @get("/{processor_id:str}/metrics", summary="What a processor has done so far")
     async def metrics(self, request: Request[Any, Any, Any], services: Services, processor_id: str) -> dict[str, Any]:
-        return await services.processors.get_processor_metrics(processor_id, tenant_of(request))
+        return await processor_metrics(services, processor_id, tenant_of(request))
 
     @get("/{processor_id:str}/logs", summary="The last lines that a processor's workers printed")
     async def logs(

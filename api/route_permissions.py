@@ -94,6 +94,8 @@ _NEEDS: Final[Mapping[tuple[str, str], Need]] = {
     ("GET", "history/queries"): Need("history:query"),
     ("GET", "history/queries/{query_id}"): Need("history:query"),
     ("DELETE", "history/queries/{query_id}"): Need("history:query"),
+    ("GET", "history/saved-queries"): Need("history:query"),
+    ("GET", "history/saved-queries/{name}"): Need("history:query"),
     ("POST", "history/saved-queries/{name}/run"): Need("history:query"),
     ("POST", "projections/{name}/query"): Need("projection:read"),
     ("POST", "projections/{name}/wait"): Need("projection:read"),

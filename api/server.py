@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,8 +51,8 @@ def serve(
 ) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code. ``prepare`` is called before the first request is taken.
 
-    ``auth``: whether clients have to say who they are. ``auto`` means that they do, but on an address of this machine only if
-    there has ever been a token in the data folder, or there is an ``access_file``.
+    ``auth``: clients have to say who they are, but with ``off``. If there has never been a token in the data folder, one for an
+    administrator is made, in a file that only its owner may read.
 
     Raises ``InUseError`` for a data folder that is being served already or a port that is taken, ``InvalidInputError`` for an
     address that others can reach, unless with ``tls`` or ``allow_remote``, and ``BusError`` if the history or the catalog keep it
@@ -63,13 +64,15 @@ def serve(
         url = url_of(host, listener, "http" if tls is None else "https")
         services = Services(storage)
         prepare(services)
-        is_open = takes_anybody(auth, host, services.tokens, has_settings=access_file is not None)
-        access = None if is_open else closed(services.storage, services.tokens, services.audit, settings)
+        access = access_of(auth, services.storage, services.tokens, services.audit, settings)
         app = create_app(services, hosts=hosts_of(host, allow_remote or not is_loopback(host)), access=access)
         file = storage.folder / SERVER_FILE
         file.write_text(json.dumps({"url": url, "pid": os.getpid()}), "utf-8")
         click.echo(f"serving {storage.folder} on {url} (API: {url}/docs)")
-        click.echo(told_of(is_open, services.tokens.admin_file))
+        click.echo(told_of(access, services.tokens))
+        token = None if access is None or not sys.stdout.isatty() else services.tokens.admin_token()
+        if token is not None:  # on a terminal only: what is printed elsewhere is kept in some log
+            click.echo(f"the page, as an administrator: {url}/#token={token}")
         try:
             run(app, listener, tls)
         finally:
@@ -78,23 +81,23 @@ def serve(
     return 0
 
 
-def takes_anybody(auth: AuthMode, host: str, tokens: TokenService, *, has_settings: bool = False) -> bool:
-    """Whether clients need not say who they are."""
-    return auth == "off" or (auth == "auto" and is_loopback(host) and not has_settings and not tokens.has_tokens)
-
-
-def closed(storage: Storage, tokens: TokenService, audit: AuditService, settings: AccessSettings) -> Access:
-    """What asks clients who they are; there is a token for an administrator afterwards."""
+def access_of(
+    auth: AuthMode, storage: Storage, tokens: TokenService, audit: AuditService, settings: AccessSettings
+) -> Access | None:
+    """What asks clients who they are; None with ``off``. Otherwise there has been a token for somebody afterwards."""
+    if auth == "off":
+        return None
     first = tokens.make_first_admin()
     if first is not None:
         audit.record("token.create", tenant_id=first.tenant_id, actor=FIRST, target=first.token_id, after=token_data(first))
     return Access(storage, Authenticator(tokens, settings))
 
 
-def told_of(is_open: bool, admin_file: Path) -> str:
-    if is_open:
-        return "there is no login: whoever can reach this address may do everything; --auth required asks for tokens"
-    made = f"an administrator's is in {admin_file}" if admin_file.exists() else "`esb tokens create` makes tokens"
+def told_of(access: Access | None, tokens: TokenService) -> str:
+    """What is said of tokens when a server starts: where they are, never what they are."""
+    if access is None:
+        return "WARNING: there is no login: whoever can reach this address, such as every user of this machine, may do everything"
+    made = f"an administrator's is in {tokens.admin_file}" if tokens.admin_token() else "`esb tokens create` makes tokens"
     return f"clients need a token: {made}"
 
 

@@ -1,14 +1,15 @@
 """Publishing: an event is checked, given its envelope, and on disk when the call returns."""
 
-import asyncio
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 import msgspec
 
 from event_streaming_bus import ids, release_notes
+from event_streaming_bus.awaiting import result_of
 from event_streaming_bus.errors import InvalidInputError, PayloadTooLargeError, ValidationFailedError
 from event_streaming_bus.models import (
     DEFAULT_MAX_PAYLOAD_BYTES,
@@ -33,8 +34,9 @@ from event_streaming_bus.routing.cache import cache_of
 from event_streaming_bus.routing.router import Router
 from event_streaming_bus.store.dead_letters import dead_letter
 from event_streaming_bus.store.history_records import Published
-from event_streaming_bus.store.log.base import Append
+from event_streaming_bus.store.log.base import Append, AppendResult
 from event_streaming_bus.store.storage import Storage, open_storage
+from event_streaming_bus.tracing.sending import sending
 
 DEFAULT_STREAM: Final = "events"
 """Where an event goes that names no stream; made when it is first needed."""
@@ -72,9 +74,7 @@ class EventPublishingService:
         user_id: str | None = None,
     ) -> str:
         """Publish one event; returns its id. ``stream_id`` is a stream's id or name."""
-        receipts = await asyncio.wrap_future(
-            self.submit(event_config, [payload], stream_id=stream_id, tenant_id=tenant_id, user_id=user_id)
-        )
+        receipts = await self.publish_batch(event_config, [payload], stream_id, tenant_id, user_id)
         return receipts[0].event_id
 
     async def publish_batch(
@@ -93,16 +93,17 @@ class EventPublishingService:
         ``event_config`` is one for all, or one for each payload. ``keys`` and ``timestamps_ms``, one for each payload, go
         before what the configuration says.
         """
-        future = self.submit(
+        together, appended = self._append(
             event_config,
             payloads,
-            stream_id=stream_id,
+            self._stream(tenant_id, stream_id),
             tenant_id=tenant_id,
             user_id=user_id,
             keys=keys,
             timestamps_ms=timestamps_ms,
         )
-        return await asyncio.wrap_future(future)
+        results = await result_of(appended)
+        return together.receipts(results)
 
     def submit(
         self,
@@ -121,7 +122,7 @@ class EventPublishingService:
         ``partition`` is where events without a key go; None: to one that is picked for this call. What can be known beforehand
         (schema, sizes, stream) is checked, and raised, by this call.
         """
-        publication = self.prepare(
+        together, appended = self._append(
             event_config,
             payloads,
             self._stream(tenant_id, stream_id),
@@ -131,8 +132,24 @@ class EventPublishingService:
             timestamps_ms=timestamps_ms,
             partition=partition,
         )
-        together = Publications(self._storage, [publication])
-        return made_of(self._storage.log.submit(together.appends, journal=together.journal), together.receipts)
+        return made_of(appended, together.receipts)
+
+    def _append(
+        self, event_config: EventConfig | Sequence[EventConfig], payloads: Sequence[JsonValue], stream: StreamInfo, **how: Any
+    ) -> "tuple[Publications, Future[list[AppendResult]]]":
+        """Append what ``prepare`` makes of events, with a span from here to the disk if tracing is on."""
+        traced = sending(stream, event_config, len(payloads))
+        try:
+            publication = self.prepare(event_config if traced is None else traced.configs, payloads, stream, **how)
+            together = Publications(self._storage, [publication])
+            appended = self._storage.log.submit(together.appends, journal=together.journal)
+        except BaseException as error:
+            if traced is not None:
+                traced.failed(error)
+            raise
+        if traced is not None:
+            appended.add_done_callback(partial(traced.finish, publication.events))
+        return together, appended
 
     def prepare(
         self,

@@ -40,14 +40,15 @@ def build(
     *,
     until: Mapping[str, Mapping[Split, int]] | None = None,
     stopping: Callable[[], bool] = lambda: False,
+    is_traced: bool = True,
 ) -> Dataflow:
     """The dataflow of ``plan`` over the log of ``storage``.
 
     ``until``: by stream id the offsets at which to stop and close every window; ``None``: follow the streams for ever, until
-    ``stopping`` is true, which closes nothing. Every worker process builds it anew; what has been written is read from the
-    marks here, so no other process may be running the flow.
+    ``stopping`` is true, which closes nothing. ``is_traced``: whether it makes spans where tracing is on. Every worker process
+    builds it anew; what has been written is read from the marks here, so no other process may be running the flow.
     """
-    return _Builder(plan, storage, until, stopping).build()
+    return _Builder(plan, storage, until, stopping, is_traced).build()
 
 
 class _Builder:
@@ -59,11 +60,13 @@ class _Builder:
         storage: Storage,
         until: Mapping[str, Mapping[Split, int]] | None,
         stopping: Callable[[], bool],
+        is_traced: bool,
     ) -> None:
         self._plan = plan
         self._storage = storage
         self._until = until
         self._stopping = stopping
+        self._is_traced = is_traced
         self._flow = Dataflow(plan.name)
         self._registry = SchemaRegistryService(storage)
         self._functions = load_functions(plan.nodes(), stopping)
@@ -104,7 +107,7 @@ class _Builder:
         )
         source = LogSource(self._storage.log, stage.source, options)
         chunks: Stream[Chunk] = op.input(f"{stage.name}:source", self._flow, source)
-        logic = StageLogic(stage, owner, marks, self._surroundings(stage.source))
+        logic = StageLogic(stage, owner, marks, self._surroundings(stage.source), self._plan.name if self._is_traced else None)
         items: Stream[Any] = op.flat_map_batch(f"{stage.name}:process", chunks, logic)
         self._sink(f"{stage.name}", items)
         for node in fed:

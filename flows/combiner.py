@@ -13,6 +13,7 @@ import msgspec
 from event_streaming_bus.flows.aggregations import field_plans, summarize_all
 from event_streaming_bus.flows.gathering import KnownKeys
 from event_streaming_bus.flows.items import Chunk, KeyGroupMessage, LatePartial, Partial, Progress, ToKeyGroup
+from event_streaming_bus.flows.joined_envelopes import carrying
 from event_streaming_bus.flows.key_groups import KEY_GROUP_NAMES, KEY_GROUPS
 from event_streaming_bus.flows.outputs import with_parts
 from event_streaming_bus.flows.plan import Node
@@ -21,6 +22,7 @@ from event_streaming_bus.flows.rows import select_events
 from event_streaming_bus.flows.segments import Gathered
 from event_streaming_bus.flows.slices import Slicing, missed
 from event_streaming_bus.flows.state_factory import missed_window_of, slicing_for
+from event_streaming_bus.models import ProcessorType
 
 _LONG_AGO: Final = -(1 << 62)
 _SUM_UP_FROM: Final = 64
@@ -65,6 +67,7 @@ class Combiner:
         self._slicing = slicing_for(node.spec)
         self._plans = field_plans(aggregations_of(node.spec)) if self._slicing is not None else ()
         self._takes_events = takes_events(node.spec)
+        self._joins = node.spec.processor_type is ProcessorType.JOIN
         self._missed_window = missed_window_of(node.spec)
         self._keys = KnownKeys(len(key_of(node.spec)))
 
@@ -136,6 +139,8 @@ class Combiner:
         by_group: list[list[Any]] = gathered.collected
         if self._takes_events:
             by_group = _with_events(gathered)
+        elif self._joins:
+            by_group = carrying(gathered.rows, by_group)
         roots = gathered.rows.roots
         if not isinstance(roots, range):
             by_group = [[(*entry[:6], roots[entry[6]]) for entry in entries] for entries in by_group]

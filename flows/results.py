@@ -1,6 +1,6 @@
 """Events made of the results of processors with state."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Any, Final
 
@@ -9,8 +9,10 @@ import msgspec
 from event_streaming_bus import ids
 from event_streaming_bus.flows.aggregations import collected, field_plans, result
 from event_streaming_bus.flows.folds.base import Result
+from event_streaming_bus.flows.folds.joins import payload_of
 from event_streaming_bus.flows.folds.windows import WindowResult
 from event_streaming_bus.flows.items import LateEvents
+from event_streaming_bus.flows.joined_envelopes import bare, envelopes
 from event_streaming_bus.flows.plan import Node
 from event_streaming_bus.flows.processors.aggregate import AggregateLogic
 from event_streaming_bus.flows.processors.join import JoinLogic
@@ -28,6 +30,8 @@ _ENVELOPE: Final = list(
     )
 )
 """The fields of an event and their defaults, in order."""
+
+_NOTHING: Final[Mapping[str, Sequence[Any]]] = {}
 
 _Made = tuple[list[Event], list[tuple[Event, Exception]]]
 
@@ -60,6 +64,7 @@ class ResultMaker:
             from event_streaming_bus.flows.joined_payloads import payload_maker
 
             self._joined_payloads = payload_maker(logic)
+            self._is_lookup = logic.lookup is not None
             self._make = self._joined
 
     def events(self, results: Sequence[Result]) -> _Made:
@@ -104,9 +109,14 @@ class ResultMaker:
         return self._events([result], [data], [more])[0]
 
     def _events(
-        self, results: Sequence[Result], payloads: Sequence[bytes], more: Sequence[tuple[object, ...]] = ()
+        self,
+        results: Sequence[Result],
+        payloads: Sequence[bytes],
+        more: Sequence[tuple[object, ...]] = (),
+        told: Mapping[str, Sequence[Any]] = _NOTHING,
     ) -> list[Event]:
-        """The events of results with these payloads; built column by column, since there may be many."""
+        """The events of results with these payloads, and what is ``told`` of each; built column by column, since there may be
+        many."""
         columns: dict[str, Iterable[Any]] = {
             "event_id": self._ids(results, more),
             "event_type": repeat(self._node.name),
@@ -116,6 +126,7 @@ class ResultMaker:
             "source_capability": repeat(self._flow),
             "tenant_id": repeat(self._tenant_id),
             "schema_id": repeat(self._schema_id),
+            **told,
         }
         return list(map(Event, *(columns.get(name, repeat(default)) for name, default in _ENVELOPE)))
 
@@ -189,16 +200,20 @@ class ResultMaker:
         return events, []
 
     def _joined(self, results: Sequence[Result]) -> _Made:
-        payloads, failures = self._joined_payloads([each.value for each in results])
+        told = envelopes(results, is_lookup=self._is_lookup)
+        pairs = [each.value for each in results]
+        payloads, failures = self._joined_payloads(bare(pairs) if "traceparent" in told else pairs)
         data = list(map(msgspec.json.encode, payloads))
         if not failures:
-            return self._events(results, data), []
+            return self._events(results, data, told=told), []
         broken = dict(failures)
         failed: list[tuple[Event, Exception]] = []
         for i, error in failures:
-            sides = {"left": _raw(results[i].value.left), "right": _raw(results[i].value.right)}
+            sides = {"left": _raw(pairs[i].left), "right": _raw(pairs[i].right)}
             failed.append((self._event(results[i], msgspec.json.encode(sides)), error))
-        return self._events([each for i, each in enumerate(results) if i not in broken], data), failed
+        whole = [i for i in range(len(results)) if i not in broken]
+        told = {name: [values[i] for i in whole] for name, values in told.items()}
+        return self._events([results[i] for i in whole], data, told=told), failed
 
     def _passed_on(self, results: Sequence[Result]) -> _Made:
         return [
@@ -212,5 +227,6 @@ class ResultMaker:
         ], []
 
 
-def _raw(data: bytes | None) -> msgspec.Raw | None:
+def _raw(value: Any) -> msgspec.Raw | None:
+    data = payload_of(value)
     return None if data is None else msgspec.Raw(data)

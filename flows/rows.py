@@ -82,6 +82,11 @@ class ChunkRows:
             self._columns[name] = values
         return values
 
+    def replace(self, name: str, values: Sequence[Any]) -> None:
+        """Let the envelope field ``name`` have these values, one for each event, in the place of the stored ones."""
+        self._columns[name] = values
+        self._constants[name] = (True, values[0]) if values.count(values[0]) == len(values) else (False, None)
+
     def constant(self, name: str) -> tuple[bool, Any]:
         known = self._constants.get(name)
         if known is None:

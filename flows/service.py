@@ -139,8 +139,8 @@ class StreamManagementService:
         plan = plan_of_processor(tenant_id, processor_id, self._storage) if supervised is None else supervised.plan
         metrics = flow_metrics(plan, self._storage)[0]
         there = progress(plan, self._storage)[1]
-        rate = supervised.events_per_second() if supervised is not None else 0.0
-        return _metrics_data(record, metrics, there, rate)
+        rate = supervised.events_per_second(processor_id) if supervised is not None else 0.0
+        return metrics_data(record, metrics, there, rate)
 
     async def get_stream_processor(self, processor_id: str, tenant_id: str = DEFAULT_TENANT) -> dict[str, Any]:
         """The processor's configuration and status."""
@@ -212,7 +212,8 @@ def _record_data(record: ProcessorRecord) -> dict[str, Any]:
     return data
 
 
-def _metrics_data(record: ProcessorRecord, metrics: ProcessorMetrics, there: int, rate: float) -> dict[str, Any]:
+def metrics_data(record: ProcessorRecord, metrics: ProcessorMetrics, there: int, rate: float) -> dict[str, Any]:
+    """As ``get_processor_metrics`` has it. ``there``: the events that its source has for it; ``rate``: events a second."""
     done = metrics.events_in
     last_ms = metrics.last_processed_at_ms
     return {

@@ -1,9 +1,10 @@
 """A stage at work: chunks of events in, what sinks write and what key groups take out."""
 
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from event_streaming_bus.flows.combiner import Combiner, SplitTime
+from event_streaming_bus.flows.enrichment import history_stages
 from event_streaming_bus.flows.items import Chunk, SinkItem, ToKeyGroup
 from event_streaming_bus.flows.marks import StageMark, add_counts, renewed
 from event_streaming_bus.flows.outputs import NodeOutcome, Surroundings
@@ -11,19 +12,35 @@ from event_streaming_bus.flows.plan import Node, Stage
 from event_streaming_bus.flows.rows import ChunkRows
 from event_streaming_bus.flows.segments import Ran, Segments
 from event_streaming_bus.store.history_records import DEAD, SKIPPED, EventError, HistoryRecord, Processed, Run
+from event_streaming_bus.tracing.tracer import tracer
+
+if TYPE_CHECKING:
+    from event_streaming_bus.flows.traced import TracedChunk
 
 _FAILED: Final = (DEAD, SKIPPED)
 
 
 class StageLogic:
-    """Turns the chunks of one stage into items, for one worker. ``marks`` is what the log says has been written, by split."""
+    """Turns the chunks of one stage into items, for one worker. ``marks`` is what the log says has been written, by split.
 
-    def __init__(self, stage: Stage, owner: str, marks: dict[str, tuple[bytes, StageMark]], surroundings: Surroundings) -> None:
+    ``traced_as`` is the flow's name in spans, where tracing is on; ``None``: none are made.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        owner: str,
+        marks: dict[str, tuple[bytes, StageMark]],
+        surroundings: Surroundings,
+        traced_as: str | None = None,
+    ) -> None:
         self._stage = stage
+        self._traced_as = traced_as
         self._owner = owner
         self._marks: dict[str, tuple[bytes | None, StageMark]] = dict(marks)
         self._surroundings = surroundings
         self._segments = Segments(surroundings)
+        self._history_stages = history_stages(stage.roots)
         self._combiners = [(node, Combiner(node)) for node in stage.fed()]
 
     def __call__(self, chunks: list[Chunk]) -> list[SinkItem | ToKeyGroup]:
@@ -42,7 +59,15 @@ class StageLogic:
         rows = ChunkRows(chunk, chunk.split, self._surroundings.upcast)
         stored, mark = self._marks.get(str(chunk.split), (None, StageMark()))
         written = chunk.end <= mark.offset
-        ran = self._segments.run(self._stage.roots, rows, future=chunk.future, gather_only=written)
+        traced = None if written else self._traced(rows)
+        try:
+            ran = self._segments.run(self._stage.roots, rows, future=chunk.future, gather_only=written)
+        except BaseException as error:
+            if traced is not None:
+                traced.failed(error)
+            raise
+        if traced is not None:
+            traced.end(ran.nodes)
         items: list[SinkItem | ToKeyGroup] = []
         if not written:
             items.append(self._item(chunk, ran, rows, stored, mark, started_ns))
@@ -52,6 +77,14 @@ class StageLogic:
                 gathered = ran.gathered.get(node.number, ())
                 items += combiner.messages(gathered, chunk.progress, chunk.begin, chunk.end, split_time)
         return items
+
+    def _traced(self, rows: ChunkRows) -> "TracedChunk | None":
+        using = tracer()
+        if using is None or self._traced_as is None:
+            return None
+        from event_streaming_bus.flows.traced import TracedChunk, carries_trace
+
+        return TracedChunk(using, self._stage, self._traced_as, rows) if carries_trace(rows) else None
 
     def _item(self, chunk: Chunk, ran: Ran, rows: ChunkRows, stored: bytes | None, mark: StageMark, started_ns: int) -> SinkItem:
         assert chunk.split is not None  # noqa: S101 - the caller has looked
@@ -69,7 +102,7 @@ class StageLogic:
                     tenant_id=source.tenant_id,
                     processor_id=node.processor_id,
                     processor_name=node.name,
-                    stage="PROCESSING",
+                    stage=self._history_stages[node.number],
                     run=run,
                     started_us=started_ns // 1000,
                     completed_us=now_ns // 1000,

@@ -60,7 +60,7 @@ class Supervised:
         self.restart_at_s: float | None = None
         self.stopping = False
         self.ended = threading.Event()
-        self._samples: deque[tuple[float, int]] = deque(maxlen=_RATE_WINDOW)
+        self._samples: deque[tuple[float, dict[str, int]]] = deque(maxlen=_RATE_WINDOW)
         self._sampled_at_s = 0.0
         self.start()
 
@@ -111,15 +111,15 @@ class Supervised:
         now_s = time.monotonic()
         if now_s - self._sampled_at_s >= _SAMPLE_S:
             self._sampled_at_s = now_s
-            self._samples.append((now_s, flow_metrics(self.plan, self._storage)[0].events_in))
+            self._samples.append((now_s, {each.processor_id: each.events_in for each in flow_metrics(self.plan, self._storage)}))
 
-    def events_per_second(self) -> float:
-        """Events taken in per second, over the last ten seconds."""
+    def events_per_second(self, processor_id: str) -> float:
+        """Events that a processor has taken in per second, over the last ten seconds."""
         samples = list(self._samples)
         if len(samples) < 2:
             return 0.0
         (first_s, first), (last_s, last) = samples[0], samples[-1]
-        return (last - first) / (last_s - first_s)
+        return (last.get(processor_id, 0) - first.get(processor_id, 0)) / (last_s - first_s)
 
 
 class Supervisor:

@@ -103,7 +103,7 @@ class Trial:
 
     def _run_once(self, plan: Plan, ends: Mapping[str, Mapping[Split, int]]) -> None:
         try:
-            run_main(build(plan, self.storage, until=ends))
+            run_main(build(plan, self.storage, until=ends, is_traced=False))
         except BaseException as error:  # Bytewax wraps what a step raised
             cause = cause_of(error, BusError)
             if cause is None:

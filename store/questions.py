@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import quote
 
 from event_streaming_bus.errors import InUseError, QueryError
-from event_streaming_bus.store.server_calls import asked, opened, server_url
+from event_streaming_bus.store.server_calls import Server, asked, opened, server_of
 from event_streaming_bus.store.storage import Storage
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _asked_of_server(
 
     from event_streaming_bus.store.history.formats import TRUNCATED
 
-    url = server_url(storage.folder, error)
+    server = server_of(storage.folder, error)
     question = {
         "sql": sql,
         "parameters": parameters,
@@ -137,7 +137,7 @@ def _asked_of_server(
         "max_bytes": bounds.max_bytes,
     }
     response = opened(
-        url,
+        server,
         "history/query",
         error,
         body=question,
@@ -150,7 +150,7 @@ def _asked_of_server(
         try:
             reader = pa.ipc.open_stream(response)
         except (OSError, pa.ArrowException) as broken:
-            raise QueryError(_why_broken_off(url, response.headers.get("X-Query-Id"), tenant_id)) from broken
+            raise QueryError(_why_broken_off(server, response.headers.get("X-Query-Id"), tenant_id)) from broken
         batches = Batches(reader.schema, iter(()))
 
         def each() -> "Iterator[pa.RecordBatch]":
@@ -160,7 +160,7 @@ def _asked_of_server(
                 except StopIteration:
                     break
                 except Exception as broken:  # http.client's, Arrow's or the system's
-                    raise QueryError(_why_broken_off(url, response.headers.get("X-Query-Id"), tenant_id)) from broken
+                    raise QueryError(_why_broken_off(server, response.headers.get("X-Query-Id"), tenant_id)) from broken
                 if told is not None and TRUNCATED in told:
                     batches.is_truncated = True
                 if batch.num_rows:
@@ -170,17 +170,18 @@ def _asked_of_server(
         yield batches
 
 
-def _why_broken_off(url: str, query_id: str | None, tenant_id: str | None) -> str:
+def _why_broken_off(server: Server, query_id: str | None, tenant_id: str | None) -> str:
     """What the server says of a query whose answer was broken off."""
     with suppress(OSError, ValueError, LookupError):
         more = "?all_tenants=true" if tenant_id is None else ""
-        headers = {} if tenant_id is None else {"X-Tenant-Id": tenant_id}
-        request = urllib.request.Request(f"{url}/api/v1/history/queries/{quote(query_id or '')}{more}", headers=headers)  # noqa: S310
+        headers = server.authorization | ({} if tenant_id is None else {"X-Tenant-Id": tenant_id})
+        address = f"{server.url}/api/v1/history/queries/{quote(query_id or '')}{more}"
+        request = urllib.request.Request(address, headers=headers)  # noqa: S310
         with urllib.request.urlopen(request, timeout=_MORE_S) as found:  # noqa: S310
             told = json.load(found)["error"]
             if told:
                 return str(told)
-    return f"the server at {url} broke the answer off"
+    return f"the server at {server.url} broke the answer off"
 
 
 def rolled_off(storage: Storage, days: int | None, keep_days: int | None, *, dry_run: bool) -> "RolledOff":
@@ -193,9 +194,9 @@ def rolled_off(storage: Storage, days: int | None, keep_days: int | None, *, dry
     try:
         history = History(storage)
     except InUseError as error:
-        url = server_url(storage.folder, error)
+        server = server_of(storage.folder, error)
         wanted = {"days": days, "keep_days": keep_days, "dry_run": dry_run}
-        told = asked(url, "history/roll-off?all_tenants=true", error, body=wanted, timeout_s=_ROLL_OFF_S)
+        told = asked(server, "history/roll-off?all_tenants=true", error, body=wanted, timeout_s=_ROLL_OFF_S)
         return msgspec.json.decode(told, type=RolledOff)
     with closing(history):
         return history.roll_off(days=days, keep_days=keep_days, dry_run=dry_run)

@@ -15,14 +15,15 @@ from event_streaming_bus.store.log.base import EventLog
 from event_streaming_bus.store.log.embedded import EmbeddedLog
 from event_streaming_bus.store.routes import RouteStore
 from event_streaming_bus.store.schemas import SchemaStore
+from event_streaming_bus.store.settings import Settings
 
 DEFAULT_FOLDER: Final = "./esb-data"
 _SCHEMES: Final = ("embedded:",)
 
 
 class Storage:
-    """Where a bus keeps things: ``log``, ``catalog``, ``schemas``, ``groups``, ``routes``, ``subject_keys``; ``folder`` for what
-    is rebuilt from them.
+    """Where a bus keeps things: ``log``, ``catalog``, ``schemas``, ``groups``, ``routes``, ``settings``, ``subject_keys``;
+    ``folder`` for what is rebuilt from them.
 
     ``synchronous`` is that of the log: commits of groups are as durable as events.
     """
@@ -34,6 +35,7 @@ class Storage:
         self.schemas = SchemaStore(folder / "log.db")
         self.groups = GroupStore(folder / "log.db", synchronous=synchronous)
         self.routes = RouteStore(folder / "log.db")
+        self.settings = Settings(folder / "log.db")
         self.aggregates = AggregateStore(folder / "log.db", log, synchronous=synchronous)
         self.subject_keys = self.schemas.subject_keys
         self._internal: dict[tuple[str, str], StreamInfo] = {}
@@ -64,6 +66,7 @@ class Storage:
         self.schemas.close()
         self.groups.close()
         self.routes.close()
+        self.settings.close()
         self.aggregates.close()
         self.subject_keys.close()
 

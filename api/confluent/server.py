@@ -13,12 +13,11 @@ from event_streaming_bus.api.audit_recording import Recorder, recording
 from event_streaming_bus.api.confluent.app import registry_app
 from event_streaming_bus.api.server import (
     AuthMode,
+    access_of,
     check_reach,
-    closed,
     hosts_of,
     listening,
     run,
-    takes_anybody,
     told_of,
     url_of,
 )
@@ -42,13 +41,12 @@ def serve_registry(storage: Storage, host: str, port: int, *, allow_remote: bool
             closing(TokenService(storage)) as tokens,
         ):
             hosts = hosts_of(host, allow_remote)
-            is_open = takes_anybody(auth, host, tokens)
-            access = None if is_open else closed(storage, tokens, audit, AccessSettings())
+            access = access_of(auth, storage, tokens, audit, AccessSettings())
             recorder = Recorder(storage, audit, tokens)
             app = registry_app(SchemaRegistryService(storage).subjects, hosts=hosts, headers=HEADERS, at_root=True)
             guarded = guarding(access, recorder, hosts=hosts, headers=HEADERS)(recording(recorder)(app))
             click.echo(f"serving the schema registry of {storage.folder} on {url_of(host, listener)}")
-            click.echo(told_of(is_open, tokens.admin_file))
+            click.echo(told_of(access, tokens))
             run(guarded, listener)
             asyncio.run(recorder.close())
     finally:

@@ -20,6 +20,7 @@ from event_streaming_bus.api import (
     saved_queries,
     schema_trials,
     schemas,
+    settings,
     streams,
     tokens,
 )
@@ -129,6 +130,7 @@ BODIES: Final[Mapping[tuple[str, str], Body]] = {
         ("POST", "history/roll-off"): Body(history.RollOff),
         ("PUT", "history/saved-queries/{name}"): Body(saved_queries.NewQuery),
         ("POST", "history/saved-queries/{name}/run"): Body(history.How, is_required=False),
+        ("PUT", "settings/{name}"): Body(settings.NewValue),
         ("POST", "schemas/enhanced"): Body(_SCHEMA),
         ("POST", "schemas/check"): Body(_SCHEMA),
         ("POST", "schemas/try"): Body(schema_trials.SchemaTrial),

@@ -23,7 +23,11 @@ class Role(enum.Enum):
     OPERATOR = "operator"
     PUBLISHER = "publisher"
     CONSUMER = "consumer"
+    DELEGATE = "delegate"
     VIEWER = "viewer"
+
+
+_FOR_ALL: Final = frozenset({Role.ADMIN, Role.DELEGATE})
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -89,8 +93,9 @@ def parse_grant(text: str) -> Grant:
     patterns = tuple(pattern.strip() for pattern in streams.split(",")) if colon else (EVERY_STREAM,)
     if len(patterns) > _MAX_PATTERNS or not all(_PATTERN.fullmatch(pattern) for pattern in patterns):
         raise InvalidInputError(f"roles: {text[:100]!r}: expected ROLE or ROLE:STREAM,... where * stands for any text")
-    if role is Role.ADMIN and EVERY_STREAM not in patterns:
-        raise InvalidInputError("roles: an admin is one for all streams; use operator, publisher, consumer or viewer for some")
+    if role in _FOR_ALL and EVERY_STREAM not in patterns:
+        others = ", ".join(other.value for other in Role if other not in _FOR_ALL)
+        raise InvalidInputError(f"roles: {role.value} is a role for all streams; those that may be for some: {others}")
     return Grant(role, patterns)
 
 

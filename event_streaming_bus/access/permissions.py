@@ -1,7 +1,8 @@
 """What each role allows: the one table.
 
-A permission is a noun and a verb: ``read`` looks at a resource, ``manage`` changes it; the others say what they are. ``*`` stands
-for any. What is not here is for administrators only.
+A permission is a noun and a verb: ``read`` looks at a resource, ``manage`` changes it; the others say what they are.
+``user:name`` is to name another user than oneself as the one whose event it is. ``*`` stands for any. What is not here is for
+administrators only.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,6 +18,7 @@ PERMISSIONS: Final[Mapping[Role, frozenset[str]]] = {
             "*:read",
             "audit:view",
             "history:query",
+            "saved-query:manage",
             "stream:manage",
             "group:manage",
             "processor:manage",
@@ -26,10 +28,12 @@ PERMISSIONS: Final[Mapping[Role, frozenset[str]]] = {
             "dead-letter:manage",
             "scheduled-event:manage",
             "aggregate:manage",
+            "user:name",
         }
     ),
     Role.PUBLISHER: frozenset({"event:publish", "aggregate:append", "stream:read", "schema:read"}),
     Role.CONSUMER: frozenset({"group:consume", "group:read", "event:read", "stream:read", "schema:read"}),
+    Role.DELEGATE: frozenset({"user:name"}),
     Role.VIEWER: frozenset({"*:read", "history:query"}),
 }
 

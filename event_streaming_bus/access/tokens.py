@@ -4,12 +4,15 @@ The secret has 256 random bits, so a plain SHA-256 of it is as good as a slow ha
 guess.
 """
 
+import fcntl
 import hashlib
 import hmac
 import logging
+import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,15 +21,15 @@ import msgspec
 from event_streaming_bus import ids
 from event_streaming_bus.access.access_errors import NotAuthenticatedError, TokenNotFoundError
 from event_streaming_bus.access.model import Limits, Principal, Role, parse_grant
-from event_streaming_bus.errors import BusError, InvalidInputError
+from event_streaming_bus.errors import BusError, InvalidInputError, StorageError
 from event_streaming_bus.models import DEFAULT_TENANT, rfc3339
-from event_streaming_bus.store.private_files import make_private
+from event_streaming_bus.store.private_files import make_private, read_private
+from event_streaming_bus.store.server_calls import TOKEN_FILE
 from event_streaming_bus.store.storage import Storage, open_storage
 from event_streaming_bus.store.tokens import TokenRecord, TokenStore
 
 PREFIX: Final = "esb_"
 TOKEN_ID: Final = "tok_"  # noqa: S105 - what ids begin with
-ADMIN_FILE: Final = "admin.token"
 FIRST: Final = "esb serve"
 USE_EVERY_MS: Final = 60_000
 """How exactly is noted when a token was last used."""
@@ -65,38 +68,17 @@ class TokenService:
         created_by: str,
     ) -> tuple[str, TokenRecord]:
         """A new token and what is known of it; nobody can see the token again. Raises ``InvalidInputError``."""
-        now_ms = _now_ms()
-        if not principal.strip() or len(principal) > _MAX_CHARS or not principal.isprintable():
-            raise InvalidInputError(f"principal: expected 1 to {_MAX_CHARS} printable characters, as in billing-service")
-        if len(description) > 5 * _MAX_CHARS:
-            raise InvalidInputError(f"description: expected at most {5 * _MAX_CHARS:,} characters")
-        if not 1 <= len(roles) <= _MAX_ROLES:
-            raise InvalidInputError(f"roles: expected 1 to {_MAX_ROLES}, got {len(roles)}")
-        if expires_at_ms is not None and expires_at_ms <= now_ms:
-            raise InvalidInputError("expires_at: expected a time to come")
-        for name, value in (("requests_per_s", limits.requests_per_s), ("max_body_bytes", limits.max_body_bytes)):
-            if value is not None and not 0 < value < 1e12:
-                raise InvalidInputError(f"{name}: expected a positive number, got {value}")
-        if limits.connections is not None and not 1 <= limits.connections <= 1_000_000:
-            raise InvalidInputError(f"connections: expected 1 to 1,000,000, got {limits.connections}")
-        secret = secrets.token_urlsafe(_SECRET_BYTES)
-        token_id = ids.new_id(TOKEN_ID)
-        record = TokenRecord(
-            token_id=token_id,
+        token, record = _made(
+            principal,
+            roles,
             tenant_id=tenant_id,
-            principal=principal,
-            roles=tuple(dict.fromkeys(str(parse_grant(role)) for role in roles)),
             description=description,
-            requests_per_s=limits.requests_per_s,
-            max_body_bytes=limits.max_body_bytes,
-            connections=limits.connections,
-            created_at_ms=now_ms,
-            created_by=created_by,
             expires_at_ms=expires_at_ms,
-            secret_hash=_hash(secret),
+            limits=limits,
+            created_by=created_by,
         )
         self._store.add(record)
-        return f"{PREFIX}{token_id.removeprefix(TOKEN_ID)}_{secret}", record
+        return token, record
 
     def tokens(self, tenant_id: str | None) -> list[TokenRecord]:
         """The tokens of a tenant, or of all, oldest first; those that count no more too."""
@@ -144,17 +126,41 @@ class TokenService:
     @property
     def admin_file(self) -> Path:
         """Where the first administrator's token is handed over."""
-        return self._folder / ADMIN_FILE
+        return self._folder / TOKEN_FILE
 
     def make_first_admin(self) -> TokenRecord | None:
         """Make a token for an administrator, in a file that only its owner may read, if there has never been a token in this
-        folder; None if there has. Only one process may serve a folder, so only one does this."""
-        if self.has_tokens:
-            return None
-        self.admin_file.unlink(missing_ok=True)  # of a store that is gone: it opens nothing
-        token, record = self.create("admin", [Role.ADMIN.value], description="the first one", created_by=FIRST)
-        make_private(self.admin_file, f"{token}\n".encode())
+        folder; None if there has. Of several processes that start on a folder at once, one does this.
+
+        The file is there before the token counts: a process that is killed in between leaves none that nobody knows.
+        """
+        with self._one_at_a_time():
+            if self.has_tokens:
+                return None
+            self.admin_file.unlink(missing_ok=True)  # of a store that is gone: it opens nothing
+            token, record = _made("admin", [Role.ADMIN.value], description="the first one", created_by=FIRST)
+            make_private(self.admin_file, f"{token}\n".encode())
+            self._store.add(record)
         return record
+
+    def admin_token(self) -> str | None:
+        """The first administrator's token, while it is in its file and counts."""
+        try:
+            token = read_private(self.admin_file).decode("utf-8", "replace").strip()
+            self.verify(token)
+        except (StorageError, NotAuthenticatedError):
+            return None
+        return token
+
+    @contextmanager
+    def _one_at_a_time(self) -> Iterator[None]:
+        """The lock is that of the folder itself: no file is left behind for it."""
+        folder = os.open(self._folder, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
 
     def is_use_due(self, token_id: str) -> bool:
         """Whether a use of the token is to be noted: the last one was noted long enough ago."""
@@ -167,6 +173,50 @@ class TokenService:
             self._store.note_use(token_id, now_ms, address)
         except BusError as error:  # a full disk must not lock out those who could make room
             _log.warning("the use of %s could not be noted: %s", token_id, error.message)
+
+
+def _made(
+    principal: str,
+    roles: Sequence[str],
+    *,
+    tenant_id: str = DEFAULT_TENANT,
+    description: str = "",
+    expires_at_ms: int | None = None,
+    limits: Limits = Limits(),  # noqa: B008 - it is frozen
+    created_by: str,
+) -> tuple[str, TokenRecord]:
+    """A token that is kept nowhere yet."""
+    now_ms = _now_ms()
+    if not principal.strip() or len(principal) > _MAX_CHARS or not principal.isprintable():
+        raise InvalidInputError(f"principal: expected 1 to {_MAX_CHARS} printable characters, as in billing-service")
+    if len(description) > 5 * _MAX_CHARS:
+        raise InvalidInputError(f"description: expected at most {5 * _MAX_CHARS:,} characters")
+    if not 1 <= len(roles) <= _MAX_ROLES:
+        raise InvalidInputError(f"roles: expected 1 to {_MAX_ROLES}, got {len(roles)}")
+    if expires_at_ms is not None and expires_at_ms <= now_ms:
+        raise InvalidInputError("expires_at: expected a time to come")
+    for name, value in (("requests_per_s", limits.requests_per_s), ("max_body_bytes", limits.max_body_bytes)):
+        if value is not None and not 0 < value < 1e12:
+            raise InvalidInputError(f"{name}: expected a positive number, got {value}")
+    if limits.connections is not None and not 1 <= limits.connections <= 1_000_000:
+        raise InvalidInputError(f"connections: expected 1 to 1,000,000, got {limits.connections}")
+    secret = secrets.token_urlsafe(_SECRET_BYTES)
+    token_id = ids.new_id(TOKEN_ID)
+    record = TokenRecord(
+        token_id=token_id,
+        tenant_id=tenant_id,
+        principal=principal,
+        roles=tuple(dict.fromkeys(str(parse_grant(role)) for role in roles)),
+        description=description,
+        requests_per_s=limits.requests_per_s,
+        max_body_bytes=limits.max_body_bytes,
+        connections=limits.connections,
+        created_at_ms=now_ms,
+        created_by=created_by,
+        expires_at_ms=expires_at_ms,
+        secret_hash=_hash(secret),
+    )
+    return f"{PREFIX}{token_id.removeprefix(TOKEN_ID)}_{secret}", record
 
 
 def _hash(secret: str) -> bytes:

@@ -8,6 +8,7 @@ import msgspec
 from event_streaming_bus.errors import NotFoundError
 from event_streaming_bus.models import StreamInfo
 from event_streaming_bus.store.schemas import SchemaRecord
+from event_streaming_bus.store.settings import SETTINGS
 from event_streaming_bus.store.storage import Storage
 
 
@@ -54,10 +55,15 @@ def _route(storage: Storage, tenant_id: str, target: str) -> Any:
     return None if record is None else {"version": record.version, **msgspec.json.decode(record.config)}
 
 
+def _setting(storage: Storage, tenant_id: str, target: str) -> Any:
+    return {"value": storage.settings.value(target)} if target in SETTINGS else None
+
+
 _LOOK: Final[Mapping[str, Callable[[Storage, str, str], Any]]] = {
     "stream": _stream,
     "processor": _processor,
     "group": _group,
     "schema": _schema,
     "route": _route,
+    "setting": _setting,
 }

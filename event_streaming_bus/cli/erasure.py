@@ -26,7 +26,7 @@ def _service(settings: Settings) -> ErasureService:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="The certificate as one JSON object.")
 @click.pass_obj
-def erase(settings: Settings, subject: str, reason: str, user_id: str, count: bool, yes: bool, as_json: bool) -> None:
+def erase(settings: Settings, subject: str, reason: str, user_id: str, count: bool, yes: bool, as_json: bool) -> str:
     """Make all personal data of SUBJECT unreadable for good, everywhere at once."""
     service = _service(settings)
     report = service.report(subject, settings.tenant, count_events=count)
@@ -38,6 +38,7 @@ def erase(settings: Settings, subject: str, reason: str, user_id: str, count: bo
         click.echo(_json(certificate_data(certificate)))
     else:
         click.echo(f"erased  {certificate.certificate_id}")
+    return certificate.certificate_id  # for the audit
 
 
 @click.group()

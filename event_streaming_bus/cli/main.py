@@ -41,6 +41,7 @@ _COMMANDS: Final = {
     "scheduled": ("event_streaming_bus.cli.scheduled", "List and cancel events that are to be delivered later."),
     "schemas": ("event_streaming_bus.cli.schemas", "Register, compare, retire and try schemas."),
     "serve": ("event_streaming_bus.cli.serve", "Serve the REST API and run processors."),
+    "settings": ("event_streaming_bus.cli.settings", "List and change settings of the data folder."),
     "sql": ("event_streaming_bus.cli.sql", "Ask the history a question in SQL."),
     "stream": ("event_streaming_bus.cli.streams", "Make, list, describe and drop streams."),
     "test": ("event_streaming_bus.cli.flow_test", "Run the tests that flow files carry."),

@@ -27,7 +27,7 @@ from event_streaming_bus.errors import BusError, InUseError, QueryError
 from event_streaming_bus.flows.flow_file import MAX_FILE_BYTES
 from event_streaming_bus.sourcing.projection_errors import ProjectionLagError
 from event_streaming_bus.sourcing.projections import ProjectionService
-from event_streaming_bus.store.server_calls import asked, server_url
+from event_streaming_bus.store.server_calls import asked, server_of
 
 _COLUMNS: Final = ["name", "state", "store", "position", "lag", "seconds_behind", "events", "skipped"]
 _STDIN: Final = "standard input"
@@ -183,9 +183,9 @@ def _shown(value: Any) -> Any:
 
 def _ask_server(settings: Settings, path: str, body: dict[str, Any] | None, error: InUseError) -> Any:
     """What the server that has a DuckDB file open answers."""
-    url = server_url(settings.open().folder, error)
+    server = server_of(settings.open().folder, error)
     answer = asked(
-        url,
+        server,
         f"projections/{path}",
         error,
         body=body,

@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from event_streaming_bus import ids
+from event_streaming_bus.cli.auditing import begun
 from event_streaming_bus.cli.main import EXIT_ERROR, EXIT_INTERRUPTED, Settings, confirm
 from event_streaming_bus.cli.modules import allow_module_option
 from event_streaming_bus.cli.progress import Bar, progress_bar
@@ -69,6 +70,7 @@ def run(
     except InUseError:
         before = "starts from the beginning" if anew else "changes"
         raise InUseError(f"The flow {spec.name} is running; stop it before it {before}.", flow=spec.name) from None
+    begun()
     code, error = run_plan(storage, plan, file, workers=workers, until_end=until_end, snapshot_interval_ms=snapshot_interval_ms)
     metrics = flow_metrics(plan, storage)
     if as_json:

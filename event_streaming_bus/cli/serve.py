@@ -19,7 +19,7 @@ from event_streaming_bus.cli.modules import allow_module_option
     envvar="ESB_AUTH",
     default="auto",
     show_default=True,
-    help="Whether clients need a token. auto: yes; on this machine's own address only once there is a token.",
+    help="Whether clients need a token. auto: as required; a first one for an administrator is made.",
 )
 @click.option(
     "--access",

@@ -3,7 +3,6 @@
 DuckDB belongs to one process. While ``esb serve`` has it, the question goes to the server.
 """
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -227,14 +226,15 @@ def status(settings: Settings) -> None:
 @click.pass_obj
 def roll_off(settings: Settings, days: int | None, keep_days: int | None, dry_run: bool, as_json: bool) -> None:
     """Move old rows into Parquet files, where SQL still finds them, and remove the oldest files."""
-    from event_streaming_bus.store.history.roll_off import DAYS_VARIABLE, KEEP_DAYS_VARIABLE, days_from
     from event_streaming_bus.store.questions import rolled_off
+    from event_streaming_bus.store.settings import KEEP_DAYS, ROLL_OFF_DAYS
 
+    storage = settings.open()
     if days is None and keep_days is None:
-        days, keep_days = days_from(os.environ, DAYS_VARIABLE), days_from(os.environ, KEEP_DAYS_VARIABLE)
+        days, keep_days = storage.settings.value(ROLL_OFF_DAYS), storage.settings.value(KEEP_DAYS)
     if days is None and keep_days is None:
-        raise click.UsageError("say --days or --keep-days, or set ESB_HISTORY_DAYS or ESB_HISTORY_KEEP_DAYS")
-    done = rolled_off(settings.open(), days, keep_days, dry_run=dry_run)
+        raise click.UsageError(f"say --days or --keep-days, or `esb settings set {ROLL_OFF_DAYS} N`")
+    done = rolled_off(storage, days, keep_days, dry_run=dry_run)
     if as_json:
         click.echo(msgspec.json.encode(done).decode())
         return

@@ -17,7 +17,7 @@ from event_streaming_bus.correlation.forms import drawn, mermaid, nested
 from event_streaming_bus.correlation.model import Trace, TracedEvent
 from event_streaming_bus.correlation.service import DEFAULT_DEPTH, DEFAULT_EVENTS, MAX_DEPTH, MAX_EVENTS, CorrelationService
 from event_streaming_bus.errors import BusError, InUseError, NotFoundError
-from event_streaming_bus.store.server_calls import asked, server_url
+from event_streaming_bus.store.server_calls import asked, server_of
 from event_streaming_bus.store.storage import Storage
 
 _TIMEOUT_S: Final = 120.0
@@ -71,10 +71,10 @@ def trace(
 
 
 def _ask_server(storage: Storage, tenant_id: str, path: str, options: dict[str, int], error: InUseError) -> Trace:
-    url = server_url(storage.folder, error)
+    server = server_of(storage.folder, error)
     query = "&".join(f"{name}={value}" for name, value in options.items())
     answer = asked(
-        url,
+        server,
         f"{path}?format=list&{query}",
         error,
         tenant_id=tenant_id,

@@ -13,7 +13,7 @@ import msgspec
 from event_streaming_bus.cli.main import Settings
 from event_streaming_bus.cli.tables import printable
 from event_streaming_bus.errors import BusError, InUseError, NotFoundError
-from event_streaming_bus.store.server_calls import asked, server_url
+from event_streaming_bus.store.server_calls import asked, server_of
 from event_streaming_bus.store.storage import Storage
 from event_streaming_bus.story.forms import as_data, lines
 from event_streaming_bus.story.model import Story
@@ -42,10 +42,10 @@ def why(settings: Settings, event_id: str, max_items: int, as_json: bool) -> Non
 
 
 def _ask_server(storage: Storage, tenant_id: str, event_id: str, max_items: int, error: InUseError) -> Story:
-    url = server_url(storage.folder, error)
+    server = server_of(storage.folder, error)
     path = f"events/{quote(event_id, safe='')}/story?max_items={max_items}"
     told = asked(
-        url,
+        server,
         path,
         error,
         tenant_id=tenant_id,

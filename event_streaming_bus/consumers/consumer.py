@@ -17,7 +17,6 @@ from typing import Final, NamedTuple, TypeAlias
 
 from event_streaming_bus.consumers.blocking import BlockingCalls
 from event_streaming_bus.consumers.coordinator import GroupCoordinator
-from event_streaming_bus.consumers.deliveries import Deliveries
 from event_streaming_bus.consumers.delivery_history import DeliveryHistory, error_of
 from event_streaming_bus.consumers.following import Follower
 from event_streaming_bus.consumers.membership import Membership
@@ -25,6 +24,7 @@ from event_streaming_bus.consumers.model import Group, GroupConfig, Partition
 from event_streaming_bus.consumers.parking import Parking
 from event_streaming_bus.consumers.positions import Positions
 from event_streaming_bus.consumers.split_reader import SplitReader
+from event_streaming_bus.consumers.traced import deliveries
 from event_streaming_bus.errors import (
     AlreadyExistsError,
     ClosedError,
@@ -102,8 +102,8 @@ class Consumer(Positions):
         self._group = _find_group(coordinator, tenant_id, group)
         self.counts: Counter[str] = Counter()
         """``put_out``, ``fenced``, ``resets``, ``redelivered``, ``parked`` and ``expired``: how often each has happened."""
-        deliveries = Deliveries(log, self._group.config.auto_offset_reset, max_unacknowledged, self.counts)
-        super().__init__(log, deliveries, BlockingCalls(log, self._group.name))
+        handing_out = deliveries(log, max_unacknowledged, self.counts, self._group, self._streams)
+        super().__init__(log, handing_out, BlockingCalls(log, self._group.name))
         self._auto_commit, self._max_poll_events = auto_commit, max_poll_events
         self._commit_interval_s = commit_interval_ms / 1000
         self._pause_ms = Retrier(retry or RetryPolicy()).pause_ms
@@ -348,6 +348,7 @@ class Consumer(Positions):
                     await self._parking.finish()
                     await self._follower.commit_done()
         finally:
+            self._deliveries.drop(self._deliveries.partitions)  # what is in hand is this consumer's no more
             try:
                 await self._calls.run(self._member.leave)
                 await self._calls.run(self._history.finish)

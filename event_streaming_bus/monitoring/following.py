@@ -46,9 +46,15 @@ ERROR_TYPES: Final = {
 _BY_STAGE: Final = {
     ProcessingStage.ROUTING: "routing",
     ProcessingStage.PROCESSING: "processing",
+    ProcessingStage.ENRICHMENT: "processing",
     ProcessingStage.DEAD_LETTER: "delivery",
     ProcessingStage.DELIVERY: "delivery",
     ProcessingStage.RETRY: "retry",
+}
+_MEASURED: Final = {
+    ProcessingStage.PROCESSING: PROCESSING,
+    ProcessingStage.ENRICHMENT: PROCESSING,
+    ProcessingStage.DELIVERY: DELIVERY,
 }
 _decoder: "Final[msgspec.msgpack.Decoder[HistoryRecord | Released]]" = msgspec.msgpack.Decoder(HistoryRecord | Released)
 
@@ -160,7 +166,7 @@ class Follower:
             self._latency(record.tenant_id, name).errors[error_type] += dead
         if skipped:
             self._latency(record.tenant_id, name).errors["skipped"] += skipped
-        stage = {ProcessingStage.PROCESSING: PROCESSING, ProcessingStage.DELIVERY: DELIVERY}.get(ProcessingStage(record.stage))
+        stage = _MEASURED.get(ProcessingStage(record.stage))
         timeline = self._timelines.get((run.stream_id, run.lane, run.partition))
         if stage is None or timeline is None:
             return

@@ -101,7 +101,7 @@ METRICS: Final = {
         Metric("event_streaming_processor_status", G, ("status", *_PROCESSOR), "1 for the status that the processor has."),
         Metric("event_streaming_history_backlog_records", G, (), "Records of history that are not loaded into DuckDB yet."),
         Metric("event_streaming_stored_bytes", G, ("stream",), "Stored size of the events that the stream keeps."),
-        Metric("event_streaming_file_bytes", G, ("file",), "Size of the log and of the history on disk."),
+        Metric("event_streaming_file_bytes", G, ("file",), "Size on disk of the log, of the history, and of its Parquet files."),
         Metric("event_streaming_disk_bytes", G, (), "Size of the disk with the data folder."),
         Metric("event_streaming_disk_free_bytes", G, (), "Room that is left on the disk with the data folder."),
         Metric("event_streaming_memory_bytes", G, (), "Memory of the machine."),

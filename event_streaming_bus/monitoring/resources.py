@@ -1,5 +1,6 @@
 """What the process takes of the machine."""
 
+import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,8 @@ _FILES: Final = {
     "log": ("log.db", "log.db-wal", "log.db-shm"),
     "history": ("history.duckdb", "history.duckdb.wal"),
 }
+_ROLLED_OFF: Final = "history"
+"""The folder of the Parquet files that old rows of the history are in."""
 
 
 def resources(folder: Path) -> Resources:
@@ -29,6 +32,8 @@ def resources(folder: Path) -> Resources:
             resident_bytes += child.memory_info().rss
             cpu_seconds += times.user + times.system
             workers += 1
+    files = {name: sum(_size(folder / part) for part in parts) for name, parts in _FILES.items()}
+    files["history_parquet"] = _size_below(folder / _ROLLED_OFF)
     machine, disk = psutil.virtual_memory(), shutil.disk_usage(folder)
     return Resources(
         cpu_seconds=cpu.user + cpu.system,
@@ -42,7 +47,7 @@ def resources(folder: Path) -> Resources:
         memory_available_bytes=machine.available,
         disk_bytes=disk.total,
         disk_free_bytes=disk.free,
-        files={name: sum(_size(folder / part) for part in parts) for name, parts in _FILES.items()},
+        files=files,
     )
 
 
@@ -51,3 +56,15 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
+
+
+def _size_below(folder: Path) -> int:
+    """The size of all files in a folder and below; 0 if it is not there."""
+    size = 0
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                size += _size_below(Path(entry.path)) if entry.is_dir(follow_symlinks=False) else _size(Path(entry.path))
+    except OSError:  # it is not there, or gone since
+        return size
+    return size

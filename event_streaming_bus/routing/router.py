@@ -21,6 +21,7 @@ from event_streaming_bus.routing.graph import MAX_HOPS
 from event_streaming_bus.routing.tally import Tally
 from event_streaming_bus.store.dead_letters import dead_letter
 from event_streaming_bus.store.storage import Storage
+from event_streaming_bus.tracing.tracer import tracer
 
 ROUTING: Final = "routing"
 """The step of the letters of events that a rule put aside."""
@@ -120,6 +121,10 @@ class Router:
                 if arrival.is_root:
                     routed.places[arrival.root] = (number, place)
         routed.completed_us = time.time_ns() // 1000
+        if tally is None and (using := tracer()) is not None:
+            from event_streaming_bus.routing.traced import trace_routed
+
+            trace_routed(using, stream, routed)
         return routed
 
     def target(self, tenant_id: str, name: str) -> tuple[StreamInfo, SchemaGuard | None]:

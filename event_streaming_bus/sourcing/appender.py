@@ -12,6 +12,7 @@ from event_streaming_bus.publishing import EventPublishingService
 from event_streaming_bus.sourcing.model import NewEvents
 from event_streaming_bus.store.aggregate_appends import AggregateAppend, Expectation, ExpectedVersion, Recording, Unless
 from event_streaming_bus.store.aggregate_errors import SchemaChangedError
+from event_streaming_bus.store.log.base import AppendResult
 from event_streaming_bus.store.log.embedded import EmbeddedLog
 from event_streaming_bus.store.recorded import Recorded
 from event_streaming_bus.store.storage import Storage
@@ -58,9 +59,15 @@ class Appender:
     ) -> "Future[list[Recorded]]":
         """As ``append``, without waiting: appends of many callers are written together. What can be known beforehand is raised by
         this call; errors that are ``STALE`` ask to call ``forget_streams``, and this again."""
-        together, recording = self._prepare(appends, tenant_id, user_id, unless)
-        appended = self._log.submit(together.appends, journal=together.journal, condition=recording)
+        appended, recording = self.begin(appends, tenant_id, user_id, unless)
         return made_of(appended, lambda results: recording.recorded)
+
+    def begin(
+        self, appends: Sequence[NewEvents], tenant_id: str, user_id: str | None, unless: Unless | None = None
+    ) -> "tuple[Future[list[AppendResult]], Recording]":
+        """As ``submit``; the recording tells what was recorded, once the future is done."""
+        together, recording = self._prepare(appends, tenant_id, user_id, unless)
+        return self._log.submit(together.appends, journal=together.journal, condition=recording), recording
 
     def _prepare(
         self, appends: Sequence[NewEvents], tenant_id: str, user_id: str | None, unless: Unless | None

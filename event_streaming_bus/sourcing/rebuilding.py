@@ -1,6 +1,7 @@
 """Rebuilding aggregates: from a snapshot, if the fold in force has made one, and the events behind it."""
 
 import time
+from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -57,7 +58,7 @@ class Rebuilder:
         self,
         store: AggregateStore,
         folds: Folds,
-        policy: SnapshotPolicy,
+        policy: Callable[[], SnapshotPolicy],
         upcasters: StreamUpcasters,
         sealing: Sealing,
     ) -> None:
@@ -90,7 +91,7 @@ class Rebuilder:
         until_ms = None if as_of_time is None else time_ms(as_of_time)
         made = self._make(tenant_id, aggregate_id, fold, as_of_version, until_ms)
         is_present = as_of_version is None and until_ms is None and made.is_by_one_fold
-        if is_present and made.events and (update_snapshots or self._policy.wants(len(made.events), made.took_ms)):
+        if is_present and made.events and (update_snapshots or self._policy().wants(len(made.events), made.took_ms)):
             self._store.put_snapshot(tenant_id, aggregate_id, self._taken(tenant_id, made))
         return made.aggregate, made.state
 

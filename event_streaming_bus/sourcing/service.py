@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+from event_streaming_bus.awaiting import result_of
 from event_streaming_bus.errors import InvalidInputError
 from event_streaming_bus.models import DEFAULT_TENANT, JsonValue, rfc3339
 from event_streaming_bus.registry.service import SchemaRegistryService
@@ -21,6 +22,7 @@ from event_streaming_bus.store.aggregate_appends import Unless
 from event_streaming_bus.store.aggregate_errors import AggregateNotFoundError
 from event_streaming_bus.store.aggregates import AggregateInfo, AggregateStatus, EventPage
 from event_streaming_bus.store.recorded import EVERY_EVENT, EventQuery, Recorded, RecordedEvent
+from event_streaming_bus.store.settings import SNAPSHOT_EVENTS, SNAPSHOT_MS
 from event_streaming_bus.store.storage import Storage, open_storage
 
 _LOOK_S: Final = 0.25
@@ -52,9 +54,16 @@ class EventSourcingService:
         self.folds = folds or Folds(_versions(schemas))
         upcasters = StreamUpcasters(self._storage.log, schemas)
         self._sealing = Sealing(self._storage.subject_keys)
-        policy = snapshots or SnapshotPolicy()
-        self._rebuilder = Rebuilder(self._store, self.folds, policy, upcasters, self._sealing)
+        self._snapshots = snapshots
+        self._rebuilder = Rebuilder(self._store, self.folds, self.snapshot_policy, upcasters, self._sealing)
         self.lifecycle = AggregateLifecycle(self._store, self.folds, self._rebuilder)
+
+    def snapshot_policy(self) -> SnapshotPolicy:
+        """When snapshots are left: as was said when the service was made, or as the settings of the data folder say."""
+        if self._snapshots is not None:
+            return self._snapshots
+        value = self._storage.settings.value
+        return SnapshotPolicy(every_events=value(SNAPSHOT_EVENTS), replay_exceeds_ms=value(SNAPSHOT_MS))
 
     # --- appending ----------------------------------------------------------------------------------------------------
 
@@ -127,7 +136,9 @@ class EventSourcingService:
         """
         for left in reversed(range(TRIES)):
             try:
-                return await asyncio.wrap_future(self._appender.submit(appends, tenant_id, user_id, unless))
+                appended, recording = self._appender.begin(appends, tenant_id, user_id, unless)
+                await result_of(appended)
+                return recording.recorded
             except STALE:
                 if not left:
                     raise

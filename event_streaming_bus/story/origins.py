@@ -1,8 +1,9 @@
 """Back from a result to the events that made it, and forth from an event to the results that it is in.
 
-The results of windows and joins have no single cause, so none is written in them. What is known of a result is who made it (its
-type and its source are the processor and the flow), its key, and for windows the window in its payload. The events are those that
-the processor took into its state, with that key, in that window; for joins the pair whose ids give the result's id.
+The results of windows have no single cause, so none is written in them; those of joins name the newest event of their pair. What
+is known of a result is who made it (its type and its source are the processor and the flow), its key, and for windows the window
+in its payload. The events are those that the processor took into its state, with that key, in that window; for joins the pair
+whose ids give the result's id.
 """
 
 from collections.abc import Iterator, Sequence
@@ -164,9 +165,11 @@ def _pair(rows: Rows, event: Row, maker: Processor, known: Sequence[Processor]) 
     key_bytes = msgspec.json.encode([] if key is None else key)
     told = {"processor": name, "processor_id": maker.record.processor_id, "key": event["key"]}
     empty: Row = {"event_id": ""}
-    tried = 0
+    cause, tried = event["causation_id"], 0
     for left in (*candidates[0], empty):
         for right in (*candidates[1], empty):
+            if cause is not None and cause not in (left["event_id"], right["event_id"]):
+                continue
             tried += 1
             text = ids.origin_text(maker.origin, left["event_id"], right["event_id"], *more, str(key_bytes))
             if ids.hashed_ids(ids.EVENT, [timestamp_ms], [text])[0] == event["event_id"]:

@@ -29,7 +29,7 @@ SELECT e.event_id, e.event_type, e.stream, e.lane, e."partition", e."offset", e.
 FROM events e JOIN processing_history h
   ON h.event_id = e.event_id AND h.stream_id = e.stream_id AND h.lane = e.lane AND h."partition" = e."partition"
  AND h."offset" = e."offset"
-WHERE h.processor_id = $processor_id AND h.processing_stage = 'PROCESSING' AND h.status = 'COMPLETED'
+WHERE h.processor_id = $processor_id AND h.processing_stage IN ('PROCESSING', 'ENRICHMENT') AND h.status = 'COMPLETED'
   AND ($start_ms IS NULL OR epoch_ms(e."timestamp") >= $start_ms)
   AND ($end_ms IS NULL OR epoch_ms(e."timestamp") < $end_ms)
   AND ($until_us IS NULL OR epoch_us(h.started_at) <= $until_us)

@@ -17,7 +17,8 @@ from event_streaming_bus.story.origins import Processor, maker_of, origin_of, pr
 
 LATE: Final = "LATE"
 _CONSUMER: Final = "consumer:"
-_FIRST_WORK: Final = (ProcessingStage.PROCESSING, ProcessingStage.ENRICHMENT, ProcessingStage.DELIVERY)
+_OF_PROCESSORS: Final = (ProcessingStage.PROCESSING, ProcessingStage.ENRICHMENT)
+_FIRST_WORK: Final = (*_OF_PROCESSORS, ProcessingStage.DELIVERY)
 _OF_GROUPS: Final = (ProcessingStage.DELIVERY, ProcessingStage.RETRY, ProcessingStage.DEAD_LETTER)
 _RETRIES: Final = "_retries."
 
@@ -41,7 +42,7 @@ def tell(storage: Storage, history: History, tenant_id: str, event_id: str, *, m
     made = [place(row, targets.get(row["stream"])) for row in outputs[:most]]
     payload = None if event is None else _decoded(event["payload"])
     origin = None if event is None else _origin(rows, event, payload, known, most)
-    taken_by = {step["processor_id"] for step in steps if step["processing_stage"] == ProcessingStage.PROCESSING}
+    taken_by = {step["processor_id"] for step in steps if step["processing_stage"] in _OF_PROCESSORS}
     results = [] if event is None else results_of(rows, event, taken_by, known, lambda name: names.get(name, name), most)
     told = _steps(steps[:most], late[:most], made)
     deliveries = _deliveries(steps, names)
@@ -63,14 +64,17 @@ def tell(storage: Storage, history: History, tenant_id: str, event_id: str, *, m
 
 
 def _origin(rows: Rows, event: Row, payload: Any, known: Sequence[Processor], most: int) -> Origin | None:
-    cause = event["causation_id"]
+    cause, maker = event["causation_id"], maker_of(event, known)
+    if maker is not None and (cause is None or maker.kind == "JOIN"):
+        origin = origin_of(rows, event, payload, maker, known, most)
+        if origin.events or cause is None:
+            return origin
     if cause is not None:
         found = rows.of("event", {"event_id": cause})
         places = tuple(place(row) for row in found) or (Place(event_id=cause),)
         missing = "" if found else "; the history has no event of this id"
         return Origin(found_by=f"the causation_id of the event{missing}", events=places)
-    maker = maker_of(event, known)
-    return None if maker is None else origin_of(rows, event, payload, maker, known, most)
+    return None
 
 
 def _targets(known: Sequence[Processor], names: dict[str, str]) -> dict[str, str]:
@@ -99,7 +103,7 @@ def _steps(rows: Sequence[Row], late: Sequence[Row], made: Sequence[Place]) -> l
             duration_ms=row["processing_duration_ms"],
             told=_decoded(row["output"]),
             error=error if failed else None,
-            outputs=tuple(each.event_id for each in made if each.by == name) if stage == "PROCESSING" else (),
+            outputs=tuple(each.event_id for each in made if each.by == name) if stage in _OF_PROCESSORS else (),
         )
         told.append((row["started_at"], step))
     for row in late:

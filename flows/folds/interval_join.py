@@ -21,7 +21,7 @@ class _Waiting(msgspec.Struct, array_like=True, gc=False):
     timestamp_ms: int
     event_id: str
     key: bytes
-    value: bytes
+    value: Any
     met: bool
 
 
@@ -119,7 +119,7 @@ class IntervalJoinFold:
             else:
                 del events[: bisect_right(events, last_ms, key=_TIME)]
 
-    def _drop_null(self, side: int, key: bytes, event_id: str, t: int, value: bytes, tally: Tally, results: list[Result]) -> None:
+    def _drop_null(self, side: int, key: bytes, event_id: str, t: int, value: Any, tally: Tally, results: list[Result]) -> None:
         """An event whose key has a null part: no partner can ever come."""
         if self._kept[side]:
             tally.released += 1

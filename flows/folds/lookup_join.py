@@ -23,7 +23,7 @@ class LookupJoinFold:
             raise ValueError("a lookup join is inner or left: the rows of a table are not waiting for a partner")
         self._kept = kept_alone(join_type)[LEFT]
         self._ttl_ms = ttl_ms
-        self._rows: OrderedDict[bytes, tuple[int, str, bytes]] = OrderedDict()
+        self._rows: OrderedDict[bytes, tuple[int, str, Any]] = OrderedDict()
         """Time, event id and payload by key; with a TTL, the row that expires first comes first."""
 
     def run(self, entries: Sequence[Entry], horizon_ms: int, tally: Tally) -> list[Result]:

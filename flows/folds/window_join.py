@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 from event_streaming_bus.flows.folds.base import FOREVER, LEFT, RIGHT, Entry, Result, Tally
-from event_streaming_bus.flows.folds.joins import JoinedPair, alone, has_null, kept_alone
+from event_streaming_bus.flows.folds.joins import JoinedPair, alone, has_null, kept_alone, payload_of
 from event_streaming_bus.flows.processors.join import JoinType
 
-_ByKey: TypeAlias = dict[bytes, list[tuple[str, int, bytes]]]
+_Held: TypeAlias = tuple[str, int, Any]
+_ByKey: TypeAlias = dict[bytes, list[_Held]]
 """Event id, time and payload of the events of each key."""
 
 _NO_WINDOW: Final = (-FOREVER, -FOREVER)
@@ -65,7 +66,7 @@ class WindowJoinFold:
         start_ms, end_ms = self._window
         lefts, rights = self._sides
         for key in sorted(lefts.keys() | rights.keys()):
-            left_events, right_events = sorted(lefts.get(key, ())), sorted(rights.get(key, ()))
+            left_events, right_events = sorted(lefts.get(key, ()), key=_order), sorted(rights.get(key, ()), key=_order)
             if left_events and right_events and not has_null(key):
                 tally.released += len(left_events) + len(right_events)
                 results += [
@@ -83,6 +84,10 @@ class WindowJoinFold:
         lefts.clear()
         rights.clear()
         self._window = _NO_WINDOW
+
+
+def _order(event: _Held) -> tuple[str, int, bytes | None]:
+    return event[0], event[1], payload_of(event[2])
 
 
 def _copy(by_key: _ByKey) -> _ByKey:

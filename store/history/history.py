@@ -6,7 +6,6 @@ the rows, so nothing is loaded twice or left out, and the file can be deleted an
 
 import contextlib
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
@@ -23,10 +22,11 @@ from event_streaming_bus.store.history.asking import Answering, Bounds, ask
 from event_streaming_bus.store.history.database import SQL, database_errors, folder_of, open_database
 from event_streaming_bus.store.history.masks import Masks
 from event_streaming_bus.store.history.parquet_files import Manifest, ParquetFolder
-from event_streaming_bus.store.history.roll_off import DAYS_VARIABLE, KEEP_DAYS_VARIABLE, RolledOff, days_from, install, roll_off
+from event_streaming_bus.store.history.roll_off import RolledOff, install, roll_off
 from event_streaming_bus.store.history.rows import MAX_ROWS, Expander
 from event_streaming_bus.store.history.running import RunningQueries
 from event_streaming_bus.store.history.sql_gate import TABLES, check_names, check_statement, tenant_schema
+from event_streaming_bus.store.settings import KEEP_DAYS, ROLL_OFF_DAYS
 from event_streaming_bus.store.storage import Storage
 
 Progress = Callable[[int, int], None]
@@ -198,11 +198,11 @@ class History:
                 )
 
     def _roll_off_if_due(self) -> None:
-        """Once for each day (UTC), as ``ESB_HISTORY_DAYS`` and ``ESB_HISTORY_KEEP_DAYS`` say."""
+        """Once for each day (UTC), as the settings say."""
         today = datetime.now(UTC).date()
         if self._rolled_on == today:
             return
-        days, keep_days = (days_from(os.environ, name) for name in (DAYS_VARIABLE, KEEP_DAYS_VARIABLE))
+        days, keep_days = (self._storage.settings.value(name) for name in (ROLL_OFF_DAYS, KEEP_DAYS))
         if days is not None or keep_days is not None:
             done = self.roll_off(days=days, keep_days=keep_days)
             if done.days or done.removed_days:

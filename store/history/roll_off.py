@@ -5,9 +5,9 @@ database and has the views read the files. Killed anywhere, the next start does 
 were recorded, and by the offset of their record, so a rebuild loads exactly what is not in files.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 import duckdb
 import msgspec
@@ -18,8 +18,6 @@ from event_streaming_bus.store.history.database import FORMAT_VERSION, SQL, quot
 from event_streaming_bus.store.history.parquet_files import Manifest, ParquetFile, ParquetFolder, total, view_of
 
 MAX_DAYS: Final = 100_000
-DAYS_VARIABLE: Final = "ESB_HISTORY_DAYS"
-KEEP_DAYS_VARIABLE: Final = "ESB_HISTORY_KEEP_DAYS"
 
 
 class Day(msgspec.Struct, frozen=True):
@@ -66,7 +64,7 @@ def days_of(cursor: duckdb.DuckDBPyConnection) -> list[Day]:
     """The days that the database has rows of, in order."""
     rows = cursor.execute(SQL["select_days"]).fetchall()
     (end,) = cursor.execute(SQL["select_position"]).fetchone() or (0,)
-    ends = [begin for _, begin in rows[1:]] + [end]
+    ends = [*(begin for _, begin in rows[1:]), end][: len(rows)]
     return [Day(day, begin, until) for (day, begin), until in zip(rows, ends, strict=True) if begin < until]
 
 
@@ -153,13 +151,3 @@ def roll_off(
 def _over(manifest: Manifest, keep_days: int, now: datetime) -> list[ParquetFile]:
     first_kept = (now.astimezone(UTC).date() - timedelta(days=keep_days)).isoformat()
     return [file for file in manifest.files if file.day < first_kept]
-
-
-def days_from(environment: Mapping[str, str], name: str) -> int | None:
-    """A number of days that the environment says; None if it says none. Raises ``InvalidInputError``."""
-    text: Any = environment.get(name)
-    if not text:
-        return None
-    if not text.isdecimal() or not int(text) <= MAX_DAYS:
-        raise InvalidInputError(f"{name}: expected a number of days, 0 to {MAX_DAYS:,}, got {text!r}")
-    return int(text)

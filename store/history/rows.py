@@ -10,7 +10,9 @@ import pyarrow as pa
 from event_streaming_bus.models import StreamInfo
 from event_streaming_bus.store.history.bounded import bounded_text
 from event_streaming_bus.store.history.columns import SCHEMAS, Columns
+from event_streaming_bus.store.history.history_ids import history_ids, history_ids_of
 from event_streaming_bus.store.history.masks import Masks, masked_payloads
+from event_streaming_bus.store.history.neighbours import Gathering, Part, Publication, Publications
 from event_streaming_bus.store.history.runs import RunReader
 from event_streaming_bus.store.history_records import (
     DEAD_LETTER_STREAM,
@@ -32,7 +34,6 @@ PUBLISHER: Final = "proc_publisher"
 VALIDATOR: Final = "proc_validation"
 MAX_ROWS: Final = 50_000
 MAX_PAYLOAD_BYTES: Final = 32 << 20
-_DIGITS: Final = tuple(f"{number:04d}" for number in range(10_000))
 _log: Final = logging.getLogger(__name__)
 
 _ENVELOPE: Final = (
@@ -64,21 +65,28 @@ class Expander:
         self._reader = RunReader(log)
         self._columns = {table: Columns(table) for table in SCHEMAS}
         self._payload_bytes = 0
-        self._record_offset = 0
-        self.rows = 0
+        self._record_offset: int | list[int] = 0  # one for each row, where they come of several records
+        self._gathering = Gathering()
+        self._rows = 0
         self.skipped_records = 0
+
+    @property
+    def rows(self) -> int:
+        """How many rows were made so far, and will at least be made of what is gathered."""
+        return self._rows + 2 * self._gathering.held
 
     @property
     def skipped_events(self) -> int:
         return self._reader.skipped_events
 
     def add(self, offset: int, data: bytes) -> None:
-        """Expand the record ``data`` from ``offset`` of the stream ``_history``."""
+        """Expand the record ``data`` from ``offset`` of the stream ``_history``, at the latest with ``flush``."""
         self._record_offset = offset
         try:
             record = from_bytes(data)
             if isinstance(record, Published):
-                self._published(offset, record)
+                for told in self._gathering.add(Publication(offset, record)):
+                    self._gathered(told)
             elif isinstance(record, Processed):
                 self._processed(offset, record)
             elif isinstance(record, Refused):
@@ -95,6 +103,11 @@ class Expander:
 
     def flush(self) -> None:
         """Write the rows that are still held."""
+        for told in self._gathering.rest():
+            self._gathered(told)
+        self._write_out()
+
+    def _write_out(self) -> None:
         for name, columns in self._columns.items():
             if columns.count:
                 self._write(name, columns.take())
@@ -102,21 +115,39 @@ class Expander:
 
     def _extend(self, table: str, count: int, **columns: Any) -> None:
         self._columns[table].extend(count, record_offset=self._record_offset, **columns)
-        self.rows += count
+        self._rows += count
         if self._payload_bytes >= MAX_PAYLOAD_BYTES or self._columns[table].count >= MAX_ROWS:
-            self.flush()
+            self._write_out()
 
-    def _published(self, offset: int, record: Published) -> None:
-        told = None
+    def _gathered(self, told: Publications) -> None:
+        try:
+            self._published(told)
+        except (ValueError, TypeError, LookupError):
+            if len(told.parts) > 1:  # one bad event must not stop the others
+                for part in told.parts:
+                    self._gathered(Publications(part))
+                return
+            _log.exception("the history record at offset %d cannot be read; it is skipped", told.parts[0].offset)
+            self.skipped_records += 1
+
+    def _published(self, told: Publications) -> None:
+        record = told.parts[0].record
+        output = None
         if record.schema_id is not None:
-            told = _json({"validation_result": "passed", "schema_version": record.schema_version})
-        for first, batch in self._reader.batches(record.runs):
-            self._events(batch, record.tenant_id, record.appended_us)
-            if told is not None:
-                ids, times = _ids(offset, first, batch.count, 0), (record.validation_started_us, record.validation_completed_us)
-                self._steps(batch, ids, record.tenant_id, VALIDATOR, "validation", "VALIDATION", *times, output=told)
-            ids, times = _ids(offset, first, batch.count), (record.accepted_us, record.appended_us)
-            self._steps(batch, ids, record.tenant_id, PUBLISHER, "publisher", "PUBLISH", *times)
+            output = _json({"validation_result": "passed", "schema_version": record.schema_version})
+        for first, batch in self._reader.batches(told.runs):
+            parts = told.within(first, batch.count)
+            appended_us = _spread(parts, lambda part: part.record.appended_us)
+            self._record_offset = _spread(parts, lambda part: part.offset)
+            self._events(batch, record.tenant_id, appended_us)
+            if output is not None:
+                started_us = _spread(parts, lambda part: part.record.validation_started_us)
+                completed_us = _spread(parts, lambda part: part.record.validation_completed_us)
+                ids, who = history_ids_of(parts, 0), (record.tenant_id, VALIDATOR, "validation", "VALIDATION")
+                self._steps(batch, ids, *who, started_us, completed_us, output=output)
+            accepted_us = _spread(parts, lambda part: part.record.accepted_us)
+            ids, who = history_ids_of(parts), (record.tenant_id, PUBLISHER, "publisher", "PUBLISH")
+            self._steps(batch, ids, *who, accepted_us, appended_us)
 
     def _refused(self, offset: int, record: Refused) -> None:
         told = _json({"validation_result": "failed", "schema_version": record.schema_version})
@@ -124,7 +155,7 @@ class Expander:
             self._events(batch, record.tenant_id, record.observed_us, record.schema_id)
             self._steps(
                 batch,
-                _ids(offset, first, batch.count, 0),
+                history_ids(offset, first, batch.count, 0),
                 record.tenant_id,
                 VALIDATOR,
                 "validation",
@@ -137,7 +168,7 @@ class Expander:
                 error_message=[why.get("error_message") for why in _why_dead(batch)],
             )
 
-    def _events(self, batch: RecordBatch, tenant_id: str, published_us: int, schema_id: str | None = None) -> None:
+    def _events(self, batch: RecordBatch, tenant_id: str, published_us: int | list[int], schema_id: str | None = None) -> None:
         """``schema_id``: that of the schema that the events broke."""
         columns: dict[str, Any] = {name: _values(batch, name) for name in _ENVELOPE}
         stream = self._stream(batch.split.stream_id)
@@ -209,7 +240,7 @@ class Expander:
                 }
             self._steps(
                 batch,
-                _ids(offset, first, batch.count) if seen is None else [_ids(offset, first + i, 1)[0] for i in seen],
+                history_ids(offset, first, batch.count) if seen is None else [history_ids(offset, first + i, 1)[0] for i in seen],
                 record.tenant_id,
                 record.processor_id,
                 record.processor_name,
@@ -230,8 +261,8 @@ class Expander:
         processor_id: str,
         processor_name: str,
         stage: str,
-        started_us: int,
-        completed_us: int,
+        started_us: int | list[int],
+        completed_us: int | list[int],
         *,
         status: str | list[str] = "COMPLETED",
         seen: list[int] | None = None,
@@ -253,7 +284,7 @@ class Expander:
             status=status,
             started_at=started_us,
             completed_at=completed_us,
-            processing_duration_ms=(completed_us - started_us) / 1000,
+            processing_duration_ms=_duration_ms(started_us, completed_us),
             retry_count=0,
             stream_id=batch.split.stream_id,
             lane=batch.split.lane.value,
@@ -317,14 +348,19 @@ class Expander:
         return self._streams.get(stream_id)
 
 
-def _ids(offset: int, first: int, count: int, step: int = 1) -> list[str]:
-    """The history ids of ``count`` events from place ``first`` of the record at ``offset`` on; ``step`` tells its rows apart."""
-    made: list[str] = []
-    while len(made) < count:
-        high, low = divmod(first + len(made), len(_DIGITS))
-        start = f"hist_{offset:014d}{step}{high:06d}"
-        made += [start + digits for digits in _DIGITS[low : low + count - len(made)]]
-    return made
+def _spread(parts: Sequence[Part], value: Callable[[Publication], int]) -> int | list[int]:
+    """A value of each publication as a column of its events: a single one, if there is but one."""
+    if len(parts) == 1:
+        return value(parts[0][0])
+    return [each for part, _, count in parts for each in [value(part)] * count]
+
+
+def _duration_ms(started_us: int | list[int], completed_us: int | list[int]) -> float | list[float]:
+    if isinstance(started_us, list) and isinstance(completed_us, list):
+        return [(completed - started) / 1000 for started, completed in zip(started_us, completed_us, strict=True)]
+    assert isinstance(started_us, int)  # noqa: S101 - both are columns, or neither is
+    assert isinstance(completed_us, int)  # noqa: S101
+    return (completed_us - started_us) / 1000
 
 
 def _why_dead(batch: RecordBatch) -> list[dict[str, Any]]:

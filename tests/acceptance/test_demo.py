@@ -169,8 +169,8 @@ def test_the_history_has_every_event_and_every_step(bus: Bus) -> None:
         counts = dict(history.query("SELECT stream, count(*) FROM events GROUP BY ALL").rows())
         steps = dict(
             history.query(
-                "SELECT processor_name || ' ' || status, count(*) FROM processing_history WHERE processing_stage = 'PROCESSING' "
-                "GROUP BY ALL"
+                "SELECT processor_name || ' ' || status, count(*) FROM processing_history "
+                "WHERE processing_stage IN ('PROCESSING', 'ENRICHMENT') GROUP BY ALL"
             ).rows()
         )
     finally:

@@ -54,7 +54,7 @@ def _server(events: int) -> Iterator[str]:
             info = bus.log.create_stream(StreamConfig(name="s"))
             for _ in range(events // BATCH):
                 bus.log.append([Append(info.stream_id, batch_of(ids.new_ids(ids.EVENT, BATCH)), new_ids=True)])
-        command = [_ESB, "--data", folder, "serve", "--port", "0"]
+        command = [_ESB, "--data", folder, "serve", "--port", "0", "--auth", "off"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             url = process.stdout.readline().split(" on ")[1].split()[0]

@@ -118,7 +118,7 @@ def publish(config: dict[str, Any]) -> float:
 def served() -> Iterator[str]:
     """A server on a data folder of its own; gives its URL."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [Path(sys.executable).with_name("esb"), "--data", folder, "serve", "--port", "0"]
+        command = [Path(sys.executable).with_name("esb"), "--data", folder, "serve", "--port", "0", "--auth", "off"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
             assert process.stdout is not None

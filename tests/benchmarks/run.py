@@ -22,6 +22,7 @@ import bench_log
 import bench_memory
 import bench_nexmark
 import bench_rest_consumers
+import bench_rest_publishing
 import bench_routing
 import bench_schemas
 import bench_sourcing
@@ -44,6 +45,7 @@ FIGURES = [
     *bench_avro.FIGURES,
     *bench_consumers.FIGURES,
     *bench_rest_consumers.FIGURES,
+    *bench_rest_publishing.FIGURES,
     *bench_routing.FIGURES,
     *bench_sourcing.FIGURES,
     *HISTORY,

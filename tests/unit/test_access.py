@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,8 @@ def test_grants_are_written_and_read() -> None:
     assert parse_grant("publisher:orders.*").covers("orders.eu")
     assert not parse_grant("publisher:orders.*").covers("orders")
     assert not parse_grant("publisher:orders").covers("ORDERS")
-    for wrong in ("root", "", "publisher:", "publisher:a b", "viewer:[a-z]", "admin:orders", "viewer:" + "x," * 60):
+    for_all = ("admin:orders", "delegate:orders")
+    for wrong in ("root", "", "publisher:", "publisher:a b", "viewer:[a-z]", *for_all, "viewer:" + "x," * 60):
         with pytest.raises(InvalidInputError, match="roles"):
             parse_grant(wrong)
 
@@ -78,6 +80,8 @@ def test_roles_allow_what_the_table_says() -> None:
     assert [role.value for role in Role if allows(role, "group:consume")] == ["admin", "consumer"]
     assert [role.value for role in Role if allows(role, "stream:manage")] == ["admin", "operator"]
     assert [role.value for role in Role if allows(role, "token:manage")] == ["admin"]
+    assert [role.value for role in Role if allows(role, "user:name")] == ["admin", "operator", "delegate"]
+    assert [role.value for role in Role if allows(role, "saved-query:manage")] == ["admin", "operator"]
     assert not allows(Role.VIEWER, "audit:view")
     assert allows(Role.VIEWER, "projection:read")
 
@@ -171,6 +175,30 @@ def test_the_first_administrators_token_is_made_once(tokens: TokenService, stora
     assert file.stat().st_mode & 0o777 == 0o600
     assert tokens.verify(file.read_text().strip()).is_for_all_tenants
     assert tokens.make_first_admin() is None
+    assert tokens.admin_token() == file.read_text().strip()
+    tokens.revoke(tokens.tokens(None)[0].token_id, None, by="x")
+    assert tokens.admin_token() is None
+    assert tokens.make_first_admin() is None
+
+
+def test_of_services_that_start_at_once_one_makes_the_first_token(storage: Storage) -> None:
+    services = [TokenService(storage) for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda service: service.make_first_admin(), services))
+    (record,) = filter(None, made)
+    assert [each.token_id for each in services[0].tokens(None)] == [record.token_id]
+    assert services[0].admin_token() is not None
+    for service in services:
+        service.close()
+
+
+def test_a_first_token_that_was_handed_over_and_never_kept_is_made_again(tokens: TokenService, storage: Storage) -> None:
+    left = storage.folder / "admin.token"  # by a process that was killed in between
+    left.write_text("esb_x_y")
+    left.chmod(0o600)
+    assert tokens.admin_token() is None
+    assert tokens.make_first_admin() is not None
+    assert tokens.admin_token() == left.read_text().strip() != "esb_x_y"
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,11 @@ ESB = Path(sys.executable).with_name("esb")
 
 def start(folder: Path, *options: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [ESB, "--data", str(folder), "serve", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
+        [ESB, "--data", str(folder), "serve", "--auth", "off", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ,
     )
 
 

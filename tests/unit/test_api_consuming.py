@@ -31,7 +31,7 @@ MEMBERS = f"{GROUP}/members"
 
 def serve(folder: Path) -> tuple["subprocess.Popen[str]", str]:
     """A server on a data folder, and its address."""
-    command = [ESB, "--data", str(folder), "serve", "--port", "0"]
+    command = [ESB, "--data", str(folder), "serve", "--port", "0", "--auth", "off"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     return process, process.stdout.readline().split(" on ")[1].split()[0]

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import os
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -80,7 +81,7 @@ def test_tokens_that_make_no_sense_are_told_of(esb: Esb, arguments: tuple[str, .
 
 
 def test_a_server_that_asks_hands_the_first_token_over_in_a_private_file(tmp_path: Path) -> None:
-    with serving(tmp_path, "--auth", "required") as (url, told):
+    with serving(tmp_path) as (url, told):
         assert told.strip().endswith(str(tmp_path / "admin.token"))
         assert (tmp_path / "admin.token").stat().st_mode & 0o777 == 0o600
         admin = bearer((tmp_path / "admin.token").read_text())
@@ -99,15 +100,47 @@ def test_a_server_that_asks_hands_the_first_token_over_in_a_private_file(tmp_pat
             assert http.post("/api/v1/tokens", json=new | {"roles": ["king"]}, headers=admin).status_code == 400
             first = http.get("/api/v1/audit", headers=admin).json()["entries"][-1]
             assert (first["action"], first["actor"]) == ("token.create", "esb serve")
-    with serving(tmp_path) as (url, told):  # there are tokens now, so they are asked for
-        assert "clients need a token" in told
+    with serving(tmp_path, "--auth", "required") as (url, told):  # the same token is still good, and no other is made
+        assert told.strip().endswith(str(tmp_path / "admin.token"))
         assert httpx.get(f"{url}/api/v1/streams").status_code == 401
-        assert httpx.get(f"{url}/api/v1/streams", headers=admin).is_success
+        assert len(httpx.get(f"{url}/api/v1/tokens", headers=admin).json()["tokens"]) == 2
 
 
-def test_without_tokens_a_server_on_this_machine_is_open_but_not_to_pages_of_others(tmp_path: Path) -> None:
+def test_a_token_that_counts_no_more_is_not_said_to_be_in_the_file(tmp_path: Path) -> None:
+    with serving(tmp_path) as (url, _):
+        admin = bearer((tmp_path / "admin.token").read_text())
+        token_id = httpx.get(f"{url}/api/v1/tokens/self", headers=admin).json()["token_id"]
+        assert httpx.delete(f"{url}/api/v1/tokens/{token_id}", headers=admin).is_success
     with serving(tmp_path) as (url, told):
-        assert "there is no login" in told
+        assert "`esb tokens create` makes tokens" in told
+        assert httpx.get(f"{url}/api/v1/streams", headers=admin).status_code == 401
+
+
+def test_on_a_terminal_the_page_is_one_step_away_and_nowhere_else_is_the_token_printed(tmp_path: Path) -> None:
+    command = [ESB, "--data", str(tmp_path), "serve", "--port", "0"]
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE)
+    os.close(theirs)
+    with os.fdopen(ours, encoding="utf-8") as terminal:
+        lines = [terminal.readline().strip() for _ in range(3)]
+        token = (tmp_path / "admin.token").read_text().strip()
+        url = lines[0].split(" on ")[1].split()[0]
+        assert lines[2].endswith(f" {url}/#token={token}")
+        assert token not in lines[0] + lines[1]
+        process.terminate()
+        assert process.communicate(timeout=60)[1] == b""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    lines = [process.stdout.readline() for _ in range(2)]
+    process.terminate()
+    out, errors = process.communicate(timeout=60)
+    assert (out, errors, token in "".join(lines)) == ("", "", False)
+
+
+def test_with_auth_off_a_server_warns_and_is_open_but_not_to_pages_of_others(tmp_path: Path) -> None:
+    with serving(tmp_path, "--auth", "off") as (url, told):
+        assert told.startswith("WARNING: there is no login")
+        assert not (tmp_path / "admin.token").exists()
         with httpx.Client(base_url=url) as http:
             assert http.post("/api/v1/streams", json={"name": "a"}).is_success
             for origin in ("https://evil.example.org", "null", "http://127.0.0.1:1"):

@@ -119,6 +119,44 @@ def test_data_and_questions_leave_nothing(http: Watched) -> None:
     assert len(entries(http)) == 1
 
 
+def test_what_is_only_previewed_leaves_nothing(http: Watched) -> None:
+    http.post("/api/v1/streams", json={"name": "orders"})
+    http.post("/api/v1/consumer-groups", json={"group_name": "p"})
+    before = len(entries(http))
+    reset = {"to": "latest", "streams": ["orders"]}
+    previews: list[tuple[str, Any]] = [
+        ("consumer-groups/p/reset-offsets", reset),
+        ("consumer-groups/p/reset-offsets?preview=true", reset),
+        ("dead-letters/retry", {"filter": {}, "preview": True}),
+        ("event-sourcing/scavenge?preview=true", {}),
+        ("history/roll-off?all_tenants=true", {"days": 1, "dry_run": True}),
+    ]
+    for path, body in previews:
+        answer = http.post(f"/api/v1/{path}", json=body)
+        assert answer.status_code == 200, (path, answer.text)
+        assert answer.headers["x-request-id"]
+    assert http.post("/api/v1/consumer-groups/nope/reset-offsets", json={"to": "latest"}).status_code == 404
+    assert len(entries(http)) == before
+    for path, body in previews:
+        body = body | {"preview": False} if "preview" in body else body | {"dry_run": False} if "dry_run" in body else body
+        query = "all_tenants=true" if "roll" in path else "" if "preview" in body else "preview=false"
+        answer = http.post(f"/api/v1/{path.partition('?')[0]}?{query}", json=body)
+        assert answer.status_code == 200, (path, answer.text)
+    done = [entry["action"] for entry in entries(http)[:-before]]
+    assert done == [
+        *("history.roll-off", "aggregate.scavenge", "dead-letter.retry", "group.reset-offsets", "group.reset-offsets"),
+    ]
+    http.delete("/api/v1/consumer-groups/p")
+
+
+def test_saved_queries_are_a_resource_of_their_own(http: Watched) -> None:
+    assert http.put("/api/v1/history/saved-queries/mine", json={"sql": "SELECT 1"}).is_success
+    assert http.post("/api/v1/history/saved-queries/mine/run").is_success
+    assert http.delete("/api/v1/history/saved-queries/mine").is_success
+    told = [(entry["action"], entry["target"]) for entry in entries(http)]
+    assert told == [("saved-query.delete", "mine"), ("saved-query.set", "mine")]
+
+
 def test_tenants_see_their_own_entries(http: Watched) -> None:
     http.post("/api/v1/streams", json={"name": "mine"}, headers={"X-Tenant-Id": "acme"})
     http.post("/api/v1/streams", json={"name": "other"})

@@ -27,7 +27,7 @@ RULE = {"name": "r", "kind": "CONDITION", "mode": "WRITE", "type": "CEL", "expr"
 
 
 def start(folder: Path, *options: str) -> "subprocess.Popen[str]":
-    command = [ESB, "registry", "--data", str(folder), *options]
+    command = [ESB, "registry", "--data", str(folder), "--auth", "off", *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
 
 

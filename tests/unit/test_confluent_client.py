@@ -69,7 +69,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def served(folder: Path, command: str) -> Iterator[str]:
     """Where the command serves the folder, for as long as it is needed."""
     process = subprocess.Popen(
-        [ESB, "--data", str(folder), command, "--port", "0"],
+        [ESB, "--data", str(folder), command, "--port", "0", "--auth", "off"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -368,7 +368,7 @@ def eventually(condition: Any, timeout_s: float = 10.0) -> None:
 @contextmanager
 def serving(folder: Path) -> Iterator[str]:
     """The URL of a server, which complains of nothing but answers that it broke off."""
-    command = [ESB, "--data", str(folder), "serve", "--port", "0"]
+    command = [ESB, "--data", str(folder), "serve", "--port", "0", "--auth", "off"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:

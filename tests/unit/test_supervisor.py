@@ -293,7 +293,7 @@ async def test_one_processor_that_cannot_start_does_not_keep_the_others_from_it(
 
 
 async def test_a_killed_server_leaves_processors_that_the_next_one_resumes(running: Running) -> None:
-    command = [ESB, "--data", str(running.bus.folder), "serve", "--port", "0"]
+    command = [ESB, "--data", str(running.bus.folder), "serve", "--port", "0", "--auth", "off"]
     server = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
     try:
         assert server.stdout is not None
@@ -361,7 +361,7 @@ async def test_a_server_that_cannot_start_lets_go_of_its_history(running: Runnin
 async def test_a_server_that_cannot_start_ends_with_an_error(running: Running) -> None:
     await running.service().create_stream_processor(config())
     damage(running)
-    command = [ESB, "--data", str(running.bus.folder), "serve", "--port", "0"]
+    command = [ESB, "--data", str(running.bus.folder), "serve", "--port", "0", "--auth", "off"]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=TIMEOUT_S)
     assert done.returncode == 1
     assert "FLYING" in done.stderr
