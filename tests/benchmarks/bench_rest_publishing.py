@@ -1,4 +1,4 @@
-"""Publishing over HTTP: requests a second with one event each, and events a second in batches, from 32 connections that each keep a
+"""Publishing over HTTP: requests a second with one event each, events a second in batches, from 32 connections that each keep one
 request under way; and the memory of the server, idle and after that load. Every answer is checked; an event has 300 bytes.
 
 The client speaks HTTP/1.1 just as far as is needed here: on two cores a full client would be measured in the server's place.
