@@ -11,7 +11,7 @@ from event_streaming_bus import errors
 from event_streaming_bus.access.access_errors import ForbiddenError
 from event_streaming_bus.registry.registry_errors import IncompatibleSchemaError
 from event_streaming_bus.sourcing.sourcing_errors import FoldError
-from event_streaming_bus.store.aggregate_errors import SchemaChangedError, VersionConflictError
+from event_streaming_bus.store.aggregate_errors import VersionConflictError
 
 PROBLEM: Final = "application/problem+json"
 _log: Final = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ STATUS: Final[tuple[tuple[type[errors.BusError], int], ...]] = (
     (errors.InvalidStateError, 409),
     (IncompatibleSchemaError, 409),
     (VersionConflictError, 409),
-    (SchemaChangedError, 409),
+    (errors.StreamChangedError, 409),
     (FoldError, 422),
     (errors.FencedError, 409),
     (errors.InUseError, 409),

@@ -108,6 +108,10 @@ class InvalidStateError(BusError):
     """The thing is in a state that does not allow this, for instance a processor that is already running."""
 
 
+class StreamChangedError(BusError):
+    """The stream was given other settings, a new schema for instance, while events were on their way. Publish them again."""
+
+
 class OffsetOutOfRangeError(BusError):
     """The offset is outside of what the partition holds; ``details`` has ``begin`` and ``end``."""
 

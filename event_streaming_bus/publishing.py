@@ -10,7 +10,7 @@ import msgspec
 
 from event_streaming_bus import ids, release_notes
 from event_streaming_bus.awaiting import result_of
-from event_streaming_bus.errors import InvalidInputError, PayloadTooLargeError, ValidationFailedError
+from event_streaming_bus.errors import BusError, InvalidInputError, PayloadTooLargeError, StreamNotFoundError, ValidationFailedError
 from event_streaming_bus.models import (
     DEFAULT_MAX_PAYLOAD_BYTES,
     DEFAULT_TENANT,
@@ -20,6 +20,7 @@ from event_streaming_bus.models import (
     JsonValue,
     Receipt,
     SerializationFormat,
+    StreamConfig,
     StreamInfo,
     check_not_internal,
     rfc3339,
@@ -44,6 +45,8 @@ DEFAULT_STREAM: Final = "events"
 MAX_DELAY_MS: Final = 10 * 366 * 86_400_000
 """How far ahead an event may be delivered: 10 years."""
 _SHOWN_VIOLATIONS: Final = 20
+_MAX_STREAMS: Final = 1_000
+_TRIES: Final = 5
 
 
 class EventPublishingService:
@@ -64,6 +67,7 @@ class EventPublishingService:
         self._rules = cache_of(self._storage.routes)
         self._router = Router(self._storage, self._schemas)
         self._max_payload_bytes = max_payload_bytes
+        self._known: dict[tuple[str, str], StreamInfo] = {}  # as they were when they were last looked up
 
     async def publish_event(
         self,
@@ -93,17 +97,28 @@ class EventPublishingService:
         ``event_config`` is one for all, or one for each payload. ``keys`` and ``timestamps_ms``, one for each payload, go
         before what the configuration says.
         """
-        together, appended = self._append(
-            event_config,
-            payloads,
-            self._stream(tenant_id, stream_id),
-            tenant_id=tenant_id,
-            user_id=user_id,
-            keys=keys,
-            timestamps_ms=timestamps_ms,
-        )
-        results = await result_of(appended)
-        return together.receipts(results)
+        place = tenant_id, stream_id
+        stream = self._known.get(place) or self._look_up(place)
+        how = {"tenant_id": tenant_id, "user_id": user_id, "keys": keys, "timestamps_ms": timestamps_ms}
+        for left in reversed(range(_TRIES)):
+            try:
+                together, appended = self._append(event_config, payloads, stream, is_checked_again=True, **how)
+                results = await result_of(appended)
+                return together.receipts(results)
+            except BusError:
+                # A refusal counts only if it is about the stream as it is. What was refused is not written: it is tried again.
+                there = self._look_up(place)
+                if not left or there == stream:
+                    raise
+                stream = there
+        raise AssertionError("the last try returns or raises")
+
+    def _look_up(self, place: tuple[str, str]) -> StreamInfo:
+        if len(self._known) >= _MAX_STREAMS:
+            self._known.clear()
+        self._known.pop(place, None)
+        stream = self._known[place] = self._stream(*place)
+        return stream
 
     def submit(
         self,
@@ -163,10 +178,12 @@ class EventPublishingService:
         timestamps_ms: Sequence[int] | None = None,
         partition: int | None = None,
         refuse_invalid: bool = False,
+        is_checked_again: bool = False,
     ) -> Publication:
         """What ``submit`` appends: the events checked, encoded and routed. Nothing is written.
 
         ``refuse_invalid``: events that break the stream's schema are refused, also where the stream says DEAD_LETTER.
+        ``is_checked_again``: the append fails with ``StreamChangedError`` if the stream is no longer as ``stream`` says.
         """
         accepted_us = time.time_ns() // 1000
         guard = self._schemas.guard_of(stream)
@@ -204,7 +221,8 @@ class EventPublishingService:
             kept = routed.kept
         history_id = self._storage.history().stream_id if is_delayed else ""
         schedule = release_notes.for_kept(history_id, kept, published, routed) if is_delayed else None
-        appends = [Append(stream.stream_id, kept, own_ids, partition, schedule)]
+        checked = stream.config if is_checked_again else None
+        appends = [Append(stream.stream_id, kept, own_ids, partition, schedule, checked)]
         if letters:
             appends.append(Append(self._storage.dead_letters(tenant_id).stream_id, letters, new_ids=own_ids))
         if routed is not None:
@@ -226,9 +244,12 @@ class EventPublishingService:
                 )
 
     def _stream(self, tenant_id: str, reference: str) -> StreamInfo:
-        if reference == DEFAULT_STREAM:
-            return self._storage.internal_stream(tenant_id, DEFAULT_STREAM)
-        stream = self._storage.log.find_stream(tenant_id, reference)
+        try:
+            stream = self._storage.log.find_stream(tenant_id, reference)
+        except StreamNotFoundError:
+            if reference != DEFAULT_STREAM:
+                raise
+            return self._storage.log.create_stream(StreamConfig(name=DEFAULT_STREAM, tenant_id=tenant_id))
         check_not_internal(stream.name)
         return stream
 

@@ -11,8 +11,8 @@ import msgspec
 
 from event_streaming_bus import ids
 from event_streaming_bus.errors import AlreadyExistsError, InvalidInputError, InvalidStateError
-from event_streaming_bus.models import SCHEDULED_OFFSET, Event, Position, Receipt, Split, StreamConfig, StreamInfo
-from event_streaming_bus.store.aggregate_errors import ConditionNotMetError, SchemaChangedError, VersionConflictError
+from event_streaming_bus.models import SCHEDULED_OFFSET, Event, Position, Receipt, Split
+from event_streaming_bus.store.aggregate_errors import ConditionNotMetError, VersionConflictError
 from event_streaming_bus.store.aggregates import SQL, AggregateStatus, encode_event, first_fitting, select_events, select_head
 from event_streaming_bus.store.log.base import AppendResult
 from event_streaming_bus.store.log.writer import find_ids
@@ -20,9 +20,6 @@ from event_streaming_bus.store.recorded import EventQuery, Recorded, RecordedEve
 
 MOST_TOLD: Final = 100
 """So many of the events that came between are told of in a conflict."""
-
-
-_decode_config: Final = msgspec.json.Decoder(StreamConfig).decode
 
 
 class Expectation(StrEnum):
@@ -66,16 +63,14 @@ class _Target(NamedTuple):
 class Recording:
     """The ``Condition`` of an append to the log that records its events in their aggregates.
 
-    ``streams`` are those the events go to, as they were when the events were checked; ``receipts`` makes the receipts of all
-    events of all ``appends``, in order, from the results of the log. ``own_ids``: all ids were made for this append. ``recorded``
-    is there once the log's append has returned: a proof for each event, in order.
+    ``receipts`` makes the receipts of all events of all ``appends``, in order, from the results of the log. ``own_ids``: all ids
+    were made for this append. ``recorded`` is there once the log's append has returned: a proof for each event, in order.
     """
 
     def __init__(
         self,
         tenant_id: str,
         appends: Sequence[AggregateAppend],
-        streams: Sequence[StreamInfo],
         receipts: Callable[[Sequence[AppendResult]], Sequence[Receipt]],
         *,
         own_ids: bool,
@@ -83,7 +78,6 @@ class Recording:
     ) -> None:
         self._tenant_id = tenant_id
         self._appends = appends
-        self._streams = streams
         self._receipts = receipts
         self._own_ids = own_ids
         self._unless = unless
@@ -91,15 +85,11 @@ class Recording:
         self.recorded: list[Recorded] = []
 
     def admits(self, db: sqlite3.Connection) -> bool:
-        """Whether to append. Raises ``VersionConflictError``, ``ConditionNotMetError``, ``SchemaChangedError``;
+        """Whether to append. Raises ``VersionConflictError``, ``ConditionNotMetError``;
         ``InvalidInputError`` for an aggregate of another type; ``InvalidStateError`` for one that takes no events;
         ``AlreadyExistsError`` for an id that another event has."""
         if not self._own_ids and self._was_recorded(db):
             return False
-        for stream in self._streams:
-            row = db.execute(SQL["select_stream_config"], (stream.stream_id,)).fetchone()
-            if row is None or _decode_config(row[0]).schema_id != stream.config.schema_id:
-                raise SchemaChangedError
         self._targets = {}
         heights: dict[str, int] = {}
         types: dict[str, str] = {}

@@ -14,7 +14,3 @@ class VersionConflictError(BusError):
 
 class ConditionNotMetError(VersionConflictError):
     """There is an event that the append was not to meet. ``details`` has ``events``, the first of them."""
-
-
-class SchemaChangedError(BusError):
-    """The stream was given another schema while an event was on its way. Append it again."""

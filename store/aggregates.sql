@@ -196,9 +196,6 @@ VALUES (:aggregate_no, :fold_hash, :version, :last_timestamp_ms, :max_timestamp_
 -- name: delete_base
 DELETE FROM aggregate_bases WHERE aggregate_no = ?;
 
--- name: select_stream_config
-SELECT config FROM streams WHERE stream_id = ?;
-
 -- name: select_archive
 SELECT last_version, events, checksum, data FROM aggregate_archives WHERE aggregate_no = ?;
 

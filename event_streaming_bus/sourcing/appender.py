@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Final
 
-from event_streaming_bus.errors import AlreadyExistsError, InvalidInputError, StreamNotFoundError
+from event_streaming_bus.errors import AlreadyExistsError, InvalidInputError, StreamChangedError, StreamNotFoundError
 from event_streaming_bus.models import EventConfig, StreamConfig, StreamInfo, check_not_internal
 from event_streaming_bus.publication import Publication, Publications, made_of
 from event_streaming_bus.publishing import EventPublishingService
 from event_streaming_bus.sourcing.model import NewEvents
 from event_streaming_bus.store.aggregate_appends import AggregateAppend, Expectation, ExpectedVersion, Recording, Unless
-from event_streaming_bus.store.aggregate_errors import SchemaChangedError
 from event_streaming_bus.store.log.base import AppendResult
 from event_streaming_bus.store.log.embedded import EmbeddedLog
 from event_streaming_bus.store.recorded import Recorded
@@ -21,7 +20,7 @@ MAX_EVENTS: Final = 10_000
 _MAX_TEXT: Final = 200
 _MAX_STREAMS: Final = 1_000
 TRIES: Final = 5
-STALE: Final = (SchemaChangedError, StreamNotFoundError)
+STALE: Final = (StreamChangedError, StreamNotFoundError)
 """What tells that a stream has changed, or is gone, since it was looked up: look it up again, and try again."""
 _TYPE: Final = re.compile(r"[A-Za-z0-9.-][A-Za-z0-9._-]{0,199}")
 
@@ -90,9 +89,8 @@ class Appender:
                 )
             )
         together = Publications(self._storage, publications)
-        streams = {publication.stream.stream_id: publication.stream for publication in publications}
         own_ids = all(event.event_id is None for append in appends for event in append.events)
-        recording = Recording(tenant_id, checked, list(streams.values()), together.receipts, own_ids=own_ids, unless=unless)
+        recording = Recording(tenant_id, checked, together.receipts, own_ids=own_ids, unless=unless)
         return together, recording
 
     def _publication(self, append: NewEvents, tenant_id: str, user_id: str | None, at: str) -> Publication:
@@ -134,6 +132,7 @@ class Appender:
             tenant_id=tenant_id,
             user_id=user_id,
             refuse_invalid=True,
+            is_checked_again=True,
         )
 
     def forget_streams(self) -> None:

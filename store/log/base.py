@@ -85,6 +85,9 @@ class Append(msgspec.Struct, frozen=True):
     before. The log then need not look whether an id is known, and finds it later by its place in the order of ids.
 
     ``schedule``: events wait until their ``deliver_at_ms``; without, all are appended at once, whatever they say.
+
+    ``checked``: the stream's settings as they were when the events were checked. If it has others by now, nothing is appended,
+    and the append fails with ``StreamChangedError``.
     """
 
     stream_id: str
@@ -92,6 +95,7 @@ class Append(msgspec.Struct, frozen=True):
     new_ids: bool = False
     partition: int | None = None
     schedule: Schedule | None = None
+    checked: StreamConfig | None = None
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -208,8 +212,8 @@ class EventLog(Protocol):
         """Append to one or several streams and set marks, in one transaction. Returns when it is on disk.
 
         An event whose id the tenant has used before (as far as retention goes back, in any stream) is not appended;
-        its receipt is the first one. Raises ``FencedError``, ``StreamNotFoundError``, ``DiskFullError``, and
-        ``InvalidInputError`` for an event that cannot be written.
+        its receipt is the first one. Raises ``FencedError``, ``StreamNotFoundError``, ``StreamChangedError``,
+        ``DiskFullError``, and ``InvalidInputError`` for an event that cannot be written.
         """
         ...
 

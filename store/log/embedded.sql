@@ -72,6 +72,9 @@ ORDER BY stream_id = :reference DESC LIMIT 1;
 -- name: select_stream_by_id
 SELECT stream_no, stream_id, config, created_at_ms FROM streams WHERE stream_id = ?;
 
+-- name: select_stream_config
+SELECT config FROM streams WHERE stream_id = ?;
+
 -- name: update_stream_config
 UPDATE streams SET config = ? WHERE stream_id = ?;
 

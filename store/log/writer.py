@@ -7,6 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import lru_cache
 from operator import attrgetter
 from typing import Final
 
@@ -14,7 +15,7 @@ import msgspec
 import xxhash
 
 from event_streaming_bus import ids
-from event_streaming_bus.errors import FencedError, InvalidInputError, StreamNotFoundError
+from event_streaming_bus.errors import FencedError, InvalidInputError, StreamChangedError, StreamNotFoundError
 from event_streaming_bus.models import (
     LANES,
     CompressionType,
@@ -23,6 +24,7 @@ from event_streaming_bus.models import (
     Position,
     Receipt,
     Split,
+    StreamConfig,
     StreamInfo,
 )
 from event_streaming_bus.store.log.base import Append, AppendResult, Condition, Journal, Mark, Schedule
@@ -139,11 +141,12 @@ class Transaction:
         self._tails: dict[int, _Tail] = {}
         self._seen: dict[tuple[str, str], Receipt] = {}
         self._unseen: list[tuple[str, AppendResult]] = []  # appends of new ids, not yet in _seen, by tenant
+        self._configs: dict[str, str] = {}  # of streams, as they are stored
         self._any_waited: bool | None = None  # scheduled events before this transaction; None: nobody has looked
         self._now_ms = time.time_ns() // 1_000_000
 
     def admits(self, request: Request) -> bool:
-        """Whether to add the request, as its marks and its condition say. A ``BusError`` refuses it, and leaves the rest
+        """Whether to add the request, as its marks, streams and condition say. A ``BusError`` refuses it, and leaves the rest
         untouched."""
         for mark in request.marks:
             row = self._db.execute(SQL["select_mark"], (mark.owner, mark.key)).fetchone()
@@ -153,7 +156,20 @@ class Transaction:
                     owner=mark.owner,
                     key=mark.key,
                 )
+        for append in request.appends:
+            if append.checked is not None and append.checked != self._config(append.stream_id):
+                raise StreamChangedError
         return request.condition is None or request.condition.admits(self._db)
+
+    def _config(self, stream_id: str) -> StreamConfig:
+        """A stream's settings as they are now."""
+        text = self._configs.get(stream_id)
+        if text is None:
+            row = self._db.execute(SQL["select_stream_config"], (stream_id,)).fetchone()
+            if row is None:
+                raise StreamNotFoundError(f"There is no stream with the id '{stream_id}'.", stream=stream_id)
+            text = self._configs[stream_id] = row[0]
+        return _decoded_config(text)
 
     def add(self, request: Request, journal_place: Callable[[str], StreamPlace]) -> list[AppendResult]:
         """Set the request's marks and give its events their positions. After an error the transaction must be given up."""
@@ -343,6 +359,11 @@ class Transaction:
         )
         assert cursor.lastrowid is not None  # noqa: S101 - an INSERT has one
         return cursor.lastrowid
+
+
+@lru_cache(maxsize=1024)
+def _decoded_config(text: str) -> StreamConfig:
+    return msgspec.json.decode(text, type=StreamConfig)
 
 
 def _again(first: Receipt) -> Receipt:

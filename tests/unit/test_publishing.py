@@ -180,6 +180,51 @@ async def test_an_event_that_breaks_the_schema_is_refused_with_the_path(guarded:
     assert read_all(guarded, "strict")[0].schema_id == guarded.schemas.find("default", "order").schema_id
 
 
+async def test_what_another_process_makes_of_a_stream_counts_from_the_next_event_on(guarded: Bus) -> None:
+    """The service remembers streams; the log is told behind its back, as another process would."""
+    publishing = guarded.publishing
+    await publishing.publish_event(CONFIG, {"x": 1}, "orders")
+    stream, strict = guarded.log.find_stream("default", "orders"), guarded.log.find_stream("default", "strict")
+    guarded.log.set_stream_schema(stream.stream_id, strict.config.schema_id)
+    with pytest.raises(ValidationFailedError):
+        await publishing.publish_event(CONFIG, {"x": 1}, "orders")
+    guarded.log.set_stream_schema(stream.stream_id, None)
+    await publishing.publish_event(CONFIG, {"x": 2}, "orders")
+    guarded.log.drop_stream(stream.stream_id)
+    with pytest.raises(StreamNotFoundError):
+        await publishing.publish_event(CONFIG, {"x": 3}, "orders")
+    guarded.create_stream("orders")
+    await publishing.publish_event(CONFIG, {"x": 4}, "orders")
+    assert [event.data for event in read_all(guarded, "orders")] == [b'{"x":4}']
+
+
+async def test_the_default_stream_is_made_again_after_it_was_dropped(bus: Bus) -> None:
+    await bus.publishing.publish_event(CONFIG, 1)
+    bus.log.drop_stream(bus.log.find_stream("default", "events").stream_id)
+    await bus.publishing.publish_event(CONFIG, 2)
+    assert [event.data for event in read_all(bus, "events")] == [b"2"]
+
+
+async def test_a_stream_that_changes_while_an_event_is_on_its_way_is_looked_at_again(
+    guarded: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream, strict = guarded.log.find_stream("default", "orders"), guarded.log.find_stream("default", "strict")
+    submit, calls = guarded.log.submit, 0
+
+    def change_first(*appends: Any, **how: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            guarded.log.set_stream_schema(stream.stream_id, strict.config.schema_id)
+        return submit(*appends, **how)
+
+    monkeypatch.setattr(guarded.log, "submit", change_first)
+    with pytest.raises(ValidationFailedError):
+        await guarded.publishing.publish_event(CONFIG, {"x": 1}, "orders")
+    assert (calls, read_all(guarded, "orders")) == (1, [])
+    await guarded.publishing.publish_event(CONFIG, {"total": 20}, "orders")
+
+
 async def test_a_stream_may_dead_letter_what_breaks_its_schema(guarded: Bus) -> None:
     receipts = await guarded.publishing.publish_batch(CONFIG, [{"total": 1}, {"total": 20}, {"x": 1}], "lenient")
     (kept,), letters = read_all(guarded, "lenient"), read_all(guarded, "_dead_letters")
