@@ -10,7 +10,13 @@ import msgspec
 
 from event_streaming_bus import ids, release_notes
 from event_streaming_bus.awaiting import result_of
-from event_streaming_bus.errors import BusError, InvalidInputError, PayloadTooLargeError, StreamNotFoundError, ValidationFailedError
+from event_streaming_bus.errors import (
+    BusError,
+    InvalidInputError,
+    PayloadTooLargeError,
+    StreamNotFoundError,
+    ValidationFailedError,
+)
 from event_streaming_bus.models import (
     DEFAULT_MAX_PAYLOAD_BYTES,
     DEFAULT_TENANT,

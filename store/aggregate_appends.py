@@ -15,7 +15,7 @@ from event_streaming_bus.models import SCHEDULED_OFFSET, Event, Position, Receip
 from event_streaming_bus.store.aggregate_errors import ConditionNotMetError, VersionConflictError
 from event_streaming_bus.store.aggregates import SQL, AggregateStatus, encode_event, first_fitting, select_events, select_head
 from event_streaming_bus.store.log.base import AppendResult
-from event_streaming_bus.store.log.writer import find_ids
+from event_streaming_bus.store.log.stored import find_ids
 from event_streaming_bus.store.recorded import EventQuery, Recorded, RecordedEvent
 
 MOST_TOLD: Final = 100

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from event_streaming_bus.errors import InvalidInputError
 from event_streaming_bus.store.log.record_batch import RecordBatch, checksum
-from event_streaming_bus.store.log.writer import CODECS, SQL
+from event_streaming_bus.store.log.stored import CODECS, SQL
 
 
 def adopt_batches(db: sqlite3.Connection, split_no: int, batches: Sequence[RecordBatch]) -> None:

@@ -27,8 +27,9 @@ from event_streaming_bus.store.log.record_batch import RecordBatch
 from event_streaming_bus.store.log.retention import AT_ONCE, drop_batches, expired_batches
 from event_streaming_bus.store.log.scheduled import Alarm, cancel, drop_scheduled, earliest_ms, page_of
 from event_streaming_bus.store.log.split_reading import read_batches
+from event_streaming_bus.store.log.stored import SQL, find_ids
 from event_streaming_bus.store.log.streams import check_config, create_tables, info_of, make_stream, no_such_stream
-from event_streaming_bus.store.log.writer import SQL, Request, StreamPlace, Transaction, find_ids
+from event_streaming_bus.store.log.writer import Request, StreamPlace, Transaction
 from event_streaming_bus.store.sqlite import Database, storage_errors
 
 _POLL_S: Final = 0.005

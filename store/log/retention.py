@@ -9,7 +9,8 @@ import msgspec
 
 from event_streaming_bus.errors import CorruptLogError
 from event_streaming_bus.models import Split
-from event_streaming_bus.store.log.writer import SQL, StreamPlace, id_hash, verified
+from event_streaming_bus.store.log.stored import SQL, id_hash, verified
+from event_streaming_bus.store.log.writer import StreamPlace
 
 AT_ONCE: Final = 1000
 

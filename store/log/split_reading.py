@@ -6,7 +6,7 @@ from collections.abc import Callable
 from event_streaming_bus.errors import CorruptLogError, OffsetOutOfRangeError
 from event_streaming_bus.models import Split
 from event_streaming_bus.store.log.record_batch import RecordBatch
-from event_streaming_bus.store.log.writer import SQL, verified
+from event_streaming_bus.store.log.stored import SQL, verified
 
 
 def read_batches(

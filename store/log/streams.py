@@ -13,7 +13,7 @@ from event_streaming_bus import ids
 from event_streaming_bus.errors import AlreadyExistsError, InvalidInputError, StreamNotFoundError
 from event_streaming_bus.models import LANES, MAX_PARTITIONS, StreamConfig, StreamInfo
 from event_streaming_bus.store.log import scheduled
-from event_streaming_bus.store.log.writer import SQL
+from event_streaming_bus.store.log.stored import SQL
 
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,200}")
 

@@ -1,0 +1,77 @@
+"""What the embedded log has stored: record batches from their rows, and events by their ids."""
+
+import json
+import sqlite3
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import xxhash
+
+from event_streaming_bus import ids
+from event_streaming_bus.errors import InvalidInputError
+from event_streaming_bus.models import LANES, CompressionType, Position, Split
+from event_streaming_bus.store.log.record_batch import RecordBatch, StoredBatch, checksum
+from event_streaming_bus.store.sql import load_queries
+
+CODECS: Final = tuple(CompressionType)
+SQL: Final = load_queries("log/embedded.sql")
+
+
+def id_hash(tenant_id: str, event_id: str) -> int:
+    """What an event id is indexed by: XXH3 (64 bits) as a signed integer. Equal hashes are told apart by looking."""
+    digest = hash_of(f"{tenant_id}\0{event_id}")
+    return digest - (1 << 64) if digest >> 63 else digest
+
+
+def hash_of(text: str) -> int:
+    """XXH3 (64 bits) of the text's UTF-8. Raises ``InvalidInputError`` for text that has none."""
+    try:
+        return xxhash.xxh3_64_intdigest(text.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(f"{text!r} cannot be written as UTF-8: {error}") from error
+
+
+def stored_batch(row: Sequence[int | bytes]) -> tuple[StoredBatch, int]:
+    """``(batch, checksum)`` of a row ``base_offset, count, codec, min and max timestamp, appended_at, body, checksum``."""
+    base, count, codec, low, high, appended, body, digest = row
+    return StoredBatch(base, count, CODECS[codec], low, high, appended, body), digest  # type: ignore[arg-type,index,return-value]
+
+
+def verified(split: Split, row: Sequence[int | bytes]) -> RecordBatch:
+    """The record batch of a row, its checksum verified. ``CorruptLogError`` names it if it is damaged."""
+    stored, digest = stored_batch(row)
+    batch = RecordBatch(split, stored)
+    if checksum(split, stored) != digest:
+        raise batch.damaged("its checksum does not fit its contents")
+    return batch
+
+
+def find_ids(db: sqlite3.Connection, tenant_id: str, event_ids: Mapping[str, object]) -> dict[str, Position]:
+    """The positions of those of the tenant's event ids that the log holds.
+
+    Ids that publishers brought are looked up in the index of ids; ids of our own making by their place in the order of ids.
+    Both only name record batches that may hold an id; the batches themselves decide.
+    """
+    found: dict[str, Position] = {}
+    hashes = [id_hash(tenant_id, event_id) for event_id in event_ids]
+    candidates = {batch_no for _, batch_no in db.execute(SQL["select_event_ids"], (json.dumps(hashes),))}
+    ours = sorted(filter(ids.is_event_id, event_ids))
+    if ours:
+        for batch_no, id_min, id_max in db.execute(SQL["select_batches_by_id"], (ours[0], ours[-1])):
+            if bisect_left(ours, id_min) < bisect_right(ours, id_max):
+                candidates.add(batch_no)
+    for batch_no in candidates:
+        row = db.execute(SQL["select_batch"], (batch_no,)).fetchone()
+        if row is None:
+            continue  # retention has dropped the batch in the meantime
+        split_no, *row = row
+        place = db.execute(SQL["select_split_place"], (split_no,)).fetchone()
+        if place is None or place[1] != tenant_id:
+            continue
+        stream_id, _, lane, partition = place
+        batch = verified(Split(stream_id, LANES[lane], partition), row)
+        for i, event_id in enumerate(batch.column("event_id")):
+            if event_id in event_ids:
+                found[event_id] = batch.position(i)
+    return found
