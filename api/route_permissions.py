@@ -76,6 +76,7 @@ def _text(value: object) -> str:
 _RIGHTS_OF: Final[Mapping[str, str]] = {"flow": "processor"}
 _MEMBERS: Final = "consumer-groups/{group}/members"
 _NEEDS: Final[Mapping[tuple[str, str], Need]] = {
+    ("GET", "streams"): Need("stream:read", is_for_any=True),
     ("GET", "streams/{stream}"): Need("stream:read", _in_path),
     ("GET", "asyncapi.json"): Need("stream:read"),
     ("GET", "streams/{stream}/events"): Need("event:read", _in_path),

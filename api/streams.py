@@ -6,10 +6,11 @@ from typing import Any
 import msgspec
 from litestar import Controller, Request, delete, get, post, put
 
+from event_streaming_bus.access.permissions import may
 from event_streaming_bus.api.bodies import decode
 from event_streaming_bus.api.paging import MAX_ITEMS, paged
 from event_streaming_bus.api.services import Services
-from event_streaming_bus.api.tenancy import tenant_of
+from event_streaming_bus.api.tenancy import principal_of, tenant_of
 from event_streaming_bus.models import CompressionType, InvalidEventPolicy, StreamConfig, StreamInfo, check_not_internal, rfc3339
 from event_streaming_bus.registry.streams import make_stream, set_schema
 
@@ -47,11 +48,14 @@ class StreamsController(Controller):
         new = decode(await request.body(), NewStream, _MAX_BODY_BYTES)
         return await asyncio.to_thread(_create, services, tenant_of(request), new)
 
-    @get("/", summary="List the streams")
+    @get("/", summary="List the streams, those that the token is for")
     async def list_streams(
         self, request: Request[Any, Any, Any], services: Services, limit: int = MAX_ITEMS, cursor: str | None = None
     ) -> dict[str, Any]:
         infos = await asyncio.to_thread(services.storage.log.list_streams, tenant_of(request))
+        principal = principal_of(request.scope)
+        if principal is not None:
+            infos = [info for info in infos if may(principal, "stream:read", info.name)]
         page, following = paged(infos, lambda info: info.name, limit, cursor)
         return {"streams": [await asyncio.to_thread(_describe, services, info) for info in page], "next_cursor": following}
 

@@ -81,6 +81,11 @@ def check_streams(principal: Principal, permission: str, streams: Iterable[str])
             )
 
 
+def may(principal: Principal, permission: str, stream: str) -> bool:
+    """Whether the principal has a permission for a stream."""
+    return any(grant.covers(stream) for grant in grants_for(principal, permission))
+
+
 def _missing(principal: Principal, permission: str) -> ForbiddenError:
     having = ", ".join(role.value for role in Role if allows(role, permission))
     has = ", ".join(map(str, principal.grants)) or "none"

@@ -132,6 +132,11 @@ def test_roles_let_through_what_they_are_for(
         assert answer.is_success or answer.status_code == 404, answer.text
 
 
+def test_streams_are_listed_that_the_token_is_for(http: Http, token: Callable[..., dict[str, str]]) -> None:
+    listed = http.get("/api/v1/streams", headers=token("publisher:orders*")).json()["streams"]
+    assert [stream["name"] for stream in listed] == ["orders", "orders.eu"]
+
+
 @pytest.mark.parametrize(
     ("role", "method", "path", "body", "allowed"),
     [
@@ -150,7 +155,7 @@ def test_roles_let_through_what_they_are_for(
         ("consumer:orders*", "GET", "/api/v1/consumer-groups/g/events?streams=orders,secret", None, False),
         ("viewer:orders*", "GET", "/api/v1/streams/orders", None, True),
         ("viewer:orders*", "GET", "/api/v1/streams/secret", None, False),
-        ("viewer:orders*", "GET", "/api/v1/streams", None, False),
+        ("viewer:orders*", "GET", "/api/v1/streams", None, True),
         ("consumer:orders*", "GET", "/api/v1/streams/orders/events", None, True),
         ("consumer:orders*", "GET", "/api/v1/streams/secret/events", None, False),
         ("publisher:orders*", "GET", "/api/v1/streams/orders/events", None, False),
