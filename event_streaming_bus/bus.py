@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 from weakref import WeakSet
 
+from event_streaming_bus.errors import InvalidInputError
 from event_streaming_bus.models import DEFAULT_TENANT, StreamConfig, StreamInfo
 from event_streaming_bus.publishing import EventPublishingService
 from event_streaming_bus.registry.service import SchemaRegistryService
@@ -15,7 +16,12 @@ from event_streaming_bus.store.log.base import EventLog
 from event_streaming_bus.store.storage import Storage, open_storage
 
 if TYPE_CHECKING:
+    from event_streaming_bus.access.tokens import TokenService
+    from event_streaming_bus.audit.service import AuditService
+    from event_streaming_bus.client.bus import RemoteBus
+    from event_streaming_bus.client.options import ClientOptions
     from event_streaming_bus.consumers.consumer import Consumer
+    from event_streaming_bus.consumers.service import ConsumerManagementService
     from event_streaming_bus.correlation.service import CorrelationService
     from event_streaming_bus.erasure.service import ErasureService
     from event_streaming_bus.flows.dead_letters import DeadLetterService
@@ -84,6 +90,24 @@ class Bus:
         return CorrelationService(self.storage)
 
     @cached_property
+    def consumers(self) -> "ConsumerManagementService":
+        from event_streaming_bus.consumers.service import ConsumerManagementService
+
+        return ConsumerManagementService(self.storage)
+
+    @cached_property
+    def tokens(self) -> "TokenService":
+        from event_streaming_bus.access.tokens import TokenService
+
+        return TokenService(self.storage)
+
+    @cached_property
+    def audit(self) -> "AuditService":
+        from event_streaming_bus.audit.service import AuditService
+
+        return AuditService(self.storage)
+
+    @cached_property
     def erasure(self) -> "ErasureService":
         from event_streaming_bus.erasure.service import ErasureService
 
@@ -108,6 +132,9 @@ class Bus:
             consumer.abandon()
         if "processors" in self.__dict__:
             self.processors.close()
+        for name in ("tokens", "audit"):
+            if name in self.__dict__:
+                getattr(self, name).close()
         self.storage.close()
 
     def __enter__(self) -> "Bus":
@@ -117,6 +144,38 @@ class Bus:
         self.close()
 
 
-def open_bus(url: str | os.PathLike[str] | None = None) -> Bus:
-    """Open the bus in a data folder: a path, ``embedded:PATH``, or by default ``ESB_DATA`` or ``./esb-data``."""
+@overload
+def open_bus(url: str | os.PathLike[str] | None = None) -> Bus: ...
+
+
+@overload
+def open_bus(
+    url: str | None = None, *, token: str | None, tenant_id: str | None = None, options: "ClientOptions | None" = None
+) -> "RemoteBus": ...
+
+
+@overload
+def open_bus(url: str | None = None, *, tenant_id: str, options: "ClientOptions | None" = None) -> "RemoteBus": ...
+
+
+def open_bus(
+    url: str | os.PathLike[str] | None = None,
+    *,
+    token: str | None = None,
+    tenant_id: str | None = None,
+    options: "ClientOptions | None" = None,
+) -> "Bus | RemoteBus":
+    """Open the bus in a data folder: a path, ``embedded:PATH``, or by default ``ESB_DATA`` or ``./esb-data``; or, by a URL with
+    ``http`` or ``https``, that of a server, whose services have the same names and methods.
+
+    ``token`` (or ``ESB_TOKEN``), ``tenant_id`` and ``options`` are for servers: see ``event_streaming_bus.client.connect``, which
+    type checkers know to be a ``RemoteBus`` by the URL alone.
+    """
+    place = os.environ.get("ESB_DATA") if url is None else url
+    if isinstance(place, str) and place.lower().startswith(("http://", "https://")):
+        from event_streaming_bus.client.bus import connect  # loads httpx: only for those who need it
+
+        return connect(place, token=token, tenant_id=tenant_id, options=options)
+    if token is not None or tenant_id is not None or options is not None:
+        raise InvalidInputError("token, tenant_id, options: only go with the URL of a server, as in http://127.0.0.1:8080")
     return Bus(open_storage(url))
