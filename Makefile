@@ -21,7 +21,7 @@ check: $(READY)  ## what must hold before a change lands: lint, format, types, l
 	$(PY) -m ruff format --check $(SOURCES)
 	$(PY) -m mypy
 	.venv/bin/lint-imports
-	$(PY) -m pytest -W error
+	$(PY) -m pytest -W error -n 2 --dist loadfile --no-loadscope-reorder  # those of the browser last, as they are sorted
 
 bench: $(READY)  ## the speed table
 	@$(PY) tests/benchmarks/run.py

@@ -11,6 +11,7 @@ from litestar.openapi import OpenAPIConfig
 
 from event_streaming_bus import __version__
 from event_streaming_bus.api.access import Access, guarding
+from event_streaming_bus.api.aggregate_feed import AggregateFeedController
 from event_streaming_bus.api.aggregate_lifecycle import AggregateLifecycleController
 from event_streaming_bus.api.aggregate_paths import keep_ids
 from event_streaming_bus.api.asyncapi import asyncapi
@@ -143,6 +144,7 @@ def create_app(services: Services, *, hosts: Sequence[str] = LOOPBACK_HOSTS, acc
             join_group,
             RoutesController,
             EventSourcingController,
+            AggregateFeedController,
             AggregateLifecycleController,
             ProjectionsController,
             ErasuresController,

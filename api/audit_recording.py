@@ -18,7 +18,7 @@ from litestar import Request, Response
 
 from event_streaming_bus import ids
 from event_streaming_bus.access.tokens import TokenService, token_data
-from event_streaming_bus.api.audited_actions import Told, is_preview, made, told
+from event_streaming_bus.api.audited_actions import Told, is_preview, made, made_together, names_of, told
 from event_streaming_bus.api.problems import problem
 from event_streaming_bus.api.tenancy import actor_of, tenant_of
 from event_streaming_bus.audit.describing import describe
@@ -181,9 +181,11 @@ async def _managed(recorder: Recorder, request: Told, app: App, scope: Any, rece
         return
     what = what_of(scope, request, answer.status, answer.detail())
     if what["outcome"] is Outcome.DONE:
-        what["target"] = request.target or made(answer.content())
+        content = answer.content()
+        several = [] if request.target else made_together(content)
+        what["target"] = request.target or made(content) or names_of(several)
         what["before"] = before
-        what["after"] = await recorder.describe(request, what["tenant_id"], what["target"])
+        what["after"] = several or await recorder.describe(request, what["tenant_id"], what["target"])
     elif not request.target:
         what["target"] = made(asked.content())
     if answer.status in _REFUSALS:

@@ -5,7 +5,7 @@ a new route is audited without a word here; only what would drown the audit, or 
 may be asked to only say what it would do says so when it is: ``previews``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from event_streaming_bus.api.confluent.app import PREFIX, find
@@ -65,6 +65,10 @@ _MADE: Final = (
     *("stream_id", "processor_id", "group_id", "schema_id", "certificate_id", "token_id"),
     *("name", "processor_name", "group_name", "schema_name"),
 )
+
+
+_MADE_TOGETHER: Final = ("routes",)
+_SHOWN_NAMES: Final = 20
 
 
 class Told(NamedTuple):
@@ -138,3 +142,18 @@ def made(content: Any) -> str:
     if not isinstance(content, dict):
         return ""
     return str(next((content[name] for name in _MADE if isinstance(content.get(name), str)), ""))
+
+
+def made_together(content: Any) -> list[dict[str, Any]]:
+    """What an answer says was made, where that was several things with one request."""
+    if not isinstance(content, dict):
+        return []
+    found: list[Any] = next((content[name] for name in _MADE_TOGETHER if isinstance(content.get(name), list)), [])
+    return [each for each in found if isinstance(each, dict) and isinstance(each.get("name"), str)]
+
+
+def names_of(several: Sequence[Mapping[str, Any]]) -> str:
+    """What several things are called, the first of them at least."""
+    names = [each["name"] for each in several[:_SHOWN_NAMES]]
+    more = len(several) - len(names)
+    return ", ".join(names) + (f" and {more:,} more" if more > 0 else "")

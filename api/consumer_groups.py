@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 from litestar import Controller, Request, delete, get, post
 
+from event_streaming_bus.api.acting import user_of
 from event_streaming_bus.api.audited_actions import previews
 from event_streaming_bus.api.bodies import decode
 from event_streaming_bus.api.paging import MAX_ITEMS, paged
@@ -34,7 +35,7 @@ class ConsumerGroupsController(Controller):
     @post("/", summary="Make a consumer group; making it again with the same settings returns it")
     async def create(self, request: Request[Any, Any, Any], services: Services) -> dict[str, str]:
         config = decode(await request.body(), dict[str, Any], _MAX_BODY_BYTES)
-        group_id = await services.consumer_groups.create_consumer_group(config, tenant_of(request))
+        group_id = await services.consumer_groups.create_consumer_group(config, tenant_of(request), user_of(request, None))
         return {"group_id": group_id, "message": "Consumer group created successfully"}
 
     @get("/", summary="List the consumer groups")

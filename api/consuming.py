@@ -19,21 +19,27 @@ from event_streaming_bus.api.problems import problem
 from event_streaming_bus.api.services import Services
 from event_streaming_bus.api.tenancy import tenant_of
 from event_streaming_bus.errors import InvalidInputError
+from event_streaming_bus.flows.checker import Problems, format_path
+from event_streaming_bus.flows.retry_policy import RetryPolicy, read_retry_policy
 from event_streaming_bus.models import EventPriority
 
 MAX_EVENTS: Final = 5000
 MAX_TIMEOUT_MS: Final = 30_000
+MAX_UNACKNOWLEDGED: Final = 100_000
 _MAX_BODY_BYTES: Final = 1 << 20
 _MANY_EVENTS: Final = 1000  # writing so many takes a few milliseconds, which others of the event loop need not wait
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
 class Join(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """What a member wants to read, by names or ids. Without ``auto_commit`` it acknowledges."""
+    """What a member wants to read, by names or ids. Without ``auto_commit`` it acknowledges, and so many events of a lane of a
+    partition may be unacknowledged; ``retry`` says how long after a ``nack`` an event comes again."""
 
     streams: list[str]
     client_id: str = ""
     auto_commit: bool = True
+    max_unacknowledged: int = 10_000
+    retry: dict[str, Any] | None = None
 
 
 class Poll(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -63,6 +69,19 @@ class Park(Selection, kw_only=True, forbid_unknown_fields=True):
     """Events that are to be set aside, and why."""
 
     reason: str
+
+
+class NamedPartition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A partition of a stream, by its name or id."""
+
+    stream: str
+    partition: int
+
+
+class Partitions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Which partitions are meant."""
+
+    partitions: list[NamedPartition]
 
 
 class Seek(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -96,8 +115,15 @@ _HANDLERS: Final[dict[Any, Any]] = {TooManyMembersError: _too_many}
 async def join_group(request: Request[Any, Any, Any], services: Services, group: str) -> dict[str, Any]:
     """A new member, with what it was given and how often to be heard of."""
     wanted = decode(await request.body(), Join, _MAX_BODY_BYTES)
+    _check_range("max_unacknowledged", wanted.max_unacknowledged, 1, MAX_UNACKNOWLEDGED)
     member = await services.consuming.join(
-        tenant_of(request), group, wanted.streams, client_id=wanted.client_id, auto_commit=wanted.auto_commit
+        tenant_of(request),
+        group,
+        wanted.streams,
+        client_id=wanted.client_id,
+        auto_commit=wanted.auto_commit,
+        max_unacknowledged=wanted.max_unacknowledged,
+        retry=None if wanted.retry is None else _policy(wanted.retry),
     )
     config = member.group.config
     return {
@@ -191,6 +217,14 @@ class ConsumingController(Controller):
                 ]
             }
 
+    @post("/members/{member:str}/pause", status_code=200, summary="Give nothing of some partitions, until they are resumed")
+    async def pause(self, request: Request[Any, Any, Any], services: Services, group: str, member: str) -> dict[str, Any]:
+        return await _set_paused(request, services, group, member, paused=True)
+
+    @post("/members/{member:str}/resume", status_code=200, summary="Go on with paused partitions")
+    async def resume(self, request: Request[Any, Any, Any], services: Services, group: str, member: str) -> dict[str, Any]:
+        return await _set_paused(request, services, group, member, paused=False)
+
     @delete("/members/{member:str}", status_code=200, summary="Leave the group; leaving twice is harmless")
     async def leave(
         self, request: Request[Any, Any, Any], services: Services, group: str, member: str, received: int | None = None
@@ -252,6 +286,26 @@ async def _act(
         events, missing = hosted.chosen(wanted.positions, wanted.event_ids, up_to)
         told = {done: act(hosted, events), "not_in_hand": missing}
     return Response(msgspec.json.encode(told), media_type="application/json", headers=_NO_STORE)
+
+
+async def _set_paused(
+    request: Request[Any, Any, Any], services: Services, group: str, member: str, *, paused: bool
+) -> dict[str, Any]:
+    wanted = decode(await request.body(), Partitions, _MAX_BODY_BYTES)
+    async with services.consuming.using(tenant_of(request), group, member) as hosted:
+        hosted.set_paused([(each.stream, each.partition) for each in wanted.partitions], paused=paused)
+        return _told(hosted)
+
+
+def _policy(told: dict[str, Any]) -> RetryPolicy:
+    """The pauses before redeliveries. Raises ``InvalidInputError`` with the place."""
+    problems = Problems()
+    policy = read_retry_policy(told, ("retry",), problems)
+    for path, message in problems.found:
+        place = format_path(path)
+        raise InvalidInputError(f"{place}: {message}", path=place)
+    assert isinstance(policy, RetryPolicy)  # noqa: S101 - else there are problems
+    return policy
 
 
 def _told(member: HostedMember) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from typing import Any, Final, NamedTuple
 
 from event_streaming_bus.api.hosted_member import HostedMember, unknown_member
 from event_streaming_bus.api.log_watch import LogWatch
-from event_streaming_bus.consumers.consumer import Listener
 from event_streaming_bus.errors import BusError, ClosedError, FencedError, GroupNotFoundError, InvalidStateError
 from event_streaming_bus.store.storage import Storage
 
@@ -72,12 +71,12 @@ class ConsumingSessions:
         group: str,
         streams: Sequence[str],
         *,
-        client_id: str = "",
         auto_commit: bool = True,
         is_streamed: bool = False,
-        on_assigned: Listener | None = None,
+        **options: Any,
     ) -> HostedMember:
-        """A new member of a group, by its id or name. Raises ``TooManyMembersError``, and what ``HostedMember.join`` raises."""
+        """A new member of a group, by its id or name; ``options`` are those of a ``Consumer``. Raises ``TooManyMembersError``,
+        and what ``HostedMember.join`` raises."""
         self._check_room(tenant_id)
         self._joining[tenant_id] += 1
         try:
@@ -87,10 +86,9 @@ class ConsumingSessions:
                 tenant_id,
                 group,
                 streams,
-                client_id=client_id,
                 auto_commit=auto_commit,
                 is_streamed=is_streamed,
-                on_assigned=on_assigned,
+                **options,
             )
         finally:
             self._joining[tenant_id] -= 1

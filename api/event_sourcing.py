@@ -115,23 +115,6 @@ class EventSourcingController(Controller):
         )
         return {"current_version" if name == "version" else "state" if name == "data" else name: v for name, v in told.items()}
 
-    @get("/events", summary="A page of the events of all aggregates, in the order in which they were recorded")
-    async def events(
-        self,
-        request: Request[Any, Any, Any],
-        services: Services,
-        aggregate_types: list[str] | None = None,
-        event_types: list[str] | None = None,
-        after_position: int = 0,
-        limit: int = 100,
-    ) -> dict[str, Any]:
-        query = EventQuery(
-            aggregate_types=None if aggregate_types is None else tuple(aggregate_types),
-            event_types=None if event_types is None else tuple(event_types),
-        )
-        page = await services.sourcing.read(query, tenant_of(request), after_position=after_position, limit=min(limit, 1000))
-        return {"events": list(map(event_data, page.events)), "position": page.position, "is_end": page.is_end}
-
     @get("/aggregates", summary="List the aggregates of a type")
     async def aggregates(
         self,

@@ -9,7 +9,7 @@ from litestar import Controller, Request, Response, get, post
 
 from event_streaming_bus.api.acting import user_of
 from event_streaming_bus.api.bodies import Integer, decode
-from event_streaming_bus.api.idempotency import derived_event_id, is_once
+from event_streaming_bus.api.idempotency import derived_event_id, origin_of
 from event_streaming_bus.api.services import Services
 from event_streaming_bus.api.tenancy import tenant_of
 from event_streaming_bus.errors import EventNotFoundError, InvalidInputError
@@ -22,9 +22,13 @@ from event_streaming_bus.models import (
 )
 from event_streaming_bus.publishing import DEFAULT_STREAM
 from event_streaming_bus.registry.protection import reveal
+from event_streaming_bus.store.log.capabilities import capabilities_of
+from event_streaming_bus.store.published_once import Once
 
 MAX_EVENT_BYTES = DEFAULT_MAX_PAYLOAD_BYTES + (1 << 16)
 MAX_BATCH_BYTES = 16 << 20
+_MANY_EVENTS: Final = 32
+"""From so many on, one row for a request costs less than to look for each event's id, and to write it."""
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -109,27 +113,41 @@ PUBLISHING: Final[Mapping[str, Callable[[Request[Any, Any, Any], Services, bytes
 async def _publish(
     request: Request[Any, Any, Any], services: Services, events: Sequence[NewEvent], stream: str | None
 ) -> list[Receipt]:
-    """The request's trace, and ids made for the request, stand in for those that events do not have."""
-    trace = request.headers.get("traceparent")
-    if trace is not None or is_once(request):
+    """The request's trace, and ids made for the request, stand in for those that events do not have.
+
+    A request with an idempotency key and many events is looked for as a whole instead of by their ids. Which of the two it is
+    follows from the request, so it is the same when it comes again.
+    """
+    trace, origin = request.headers.get("traceparent"), origin_of(request)
+    once = None if origin is None else _once(services, tenant_of(request), origin, events)
+    if trace is not None or (origin is not None and once is None):
         events = [
             msgspec.structs.replace(
                 event,
                 traceparent=event.traceparent or trace,
-                event_id=event.event_id or derived_event_id(request, number),
+                event_id=event.event_id or (derived_event_id(request, number) if once is None else None),
             )
             for number, event in enumerate(events)
         ]
     users = {user_of(request, named) for named in {event.user_id for event in events}}
     if len(users) > 1:
         raise InvalidInputError("user_id: the events of one request are of one user; publish those of others by themselves")
-    return await services.publishing.publish_batch(
+    return await services.publishing.publish_once(
+        once,
         events,
         [event.payload for event in events],
         stream_id=stream or DEFAULT_STREAM,
         tenant_id=tenant_of(request),
         user_id=next(iter(users), None),
     )
+
+
+def _once(services: Services, tenant_id: str, origin: str, events: Sequence[NewEvent]) -> Once | None:
+    """What lets these events be published once as a whole; None if their ids are to do that."""
+    is_whole = len(events) >= _MANY_EVENTS and not any(event.event_id for event in events)
+    if is_whole and capabilities_of(services.storage.log).conditions:
+        return services.idempotency.once(tenant_id, origin)
+    return None
 
 
 class _Receipt(msgspec.Struct, omit_defaults=True):

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from event_streaming_bus.api.consuming_hands import Delivery, EventPlace, Hands, stream_not_read
 from event_streaming_bus.api.log_watch import LogWatch
-from event_streaming_bus.consumers.consumer import Consumer, Listener
+from event_streaming_bus.consumers.consumer import Consumer
 from event_streaming_bus.consumers.coordinator import GroupCoordinator
 from event_streaming_bus.consumers.model import Group, GroupState, Partition
 from event_streaming_bus.consumers.resets import AtOffset, AtTime, Place, read_target
@@ -78,6 +78,7 @@ class HostedMember:
         self._polling = asyncio.Lock()
         self._committing = asyncio.Lock()
         self._has_acked = False
+        self._paused: set[Partition] = set()
         self._looked_s, self._is_rebalancing = 0.0, False
 
     @classmethod
@@ -89,17 +90,18 @@ class HostedMember:
         group: str,
         streams: Sequence[str],
         *,
-        client_id: str = "",
         auto_commit: bool = True,
         is_streamed: bool = False,
-        on_assigned: Listener | None = None,
+        **options: Any,
     ) -> "HostedMember":
-        """Join a group, by its id or name. Raises ``GroupNotFoundError``, ``StreamNotFoundError`` and ``InvalidInputError``."""
+        """Join a group, by its id or name; ``options`` are those of a ``Consumer``. Raises ``GroupNotFoundError``,
+        ``StreamNotFoundError`` and ``InvalidInputError``."""
         hosted: list[HostedMember] = []
 
         def revoked(consumer: Consumer, partitions: Sequence[Partition]) -> None:
             for member in hosted:
                 member._forget(lambda split: Partition(split.stream_id, split.partition) in partitions)
+                member._paused.difference_update(partitions)
 
         def make() -> HostedMember:
             found = GroupCoordinator(storage).get(tenant_id, group)
@@ -108,10 +110,9 @@ class HostedMember:
                 found.group_id,
                 streams,
                 tenant_id=tenant_id,
-                client_id=client_id,
                 auto_commit=auto_commit,
-                on_assigned=on_assigned,
                 on_revoked=revoked,
+                **options,
             )
             infos = [storage.log.find_stream(tenant_id, stream) for stream in streams]
             return cls(storage, watch, tenant_id, found, consumer, {info.stream_id: info.name for info in infos})
@@ -249,9 +250,9 @@ class HostedMember:
 
     def assignment(self) -> list[dict[str, Any]]:
         """The partitions that it reads, as plain data."""
-        names = self.names
+        names, paused = self.names, self._paused
         return [
-            {"stream": names.get(each.stream_id, each.stream_id), "partition": each.partition}
+            {"stream": names.get(each.stream_id, each.stream_id), "partition": each.partition, "is_paused": each in paused}
             for each in self._consumer.assignment
         ]
 
@@ -342,6 +343,14 @@ class HostedMember:
                     await self._consumer.seek_to_end(splits)
             self._forget(set(splits).__contains__)
         return splits
+
+    def set_paused(self, partitions: Iterable[tuple[str, int]], *, paused: bool) -> None:
+        """Hand out nothing of these partitions, until they are resumed or taken away; or go on with them. Raises
+        ``StreamNotFoundError``, and ``InvalidStateError`` for one that is not assigned: then nothing is changed."""
+        self.check_place()
+        meant = {Partition(self._stream_id(stream), partition) for stream, partition in partitions}
+        (self._consumer.pause if paused else self._consumer.resume)(*meant)
+        self._paused = self._paused | meant if paused else self._paused - meant
 
     def _stream_id(self, stream: str) -> str:
         ids = self._ids()

@@ -34,14 +34,15 @@ _STATE: Final = "idempotency_origin"
 _log: Final = logging.getLogger(__name__)
 
 
-def is_once(request: Request[Any, Any, Any]) -> bool:
-    """Whether the request came with a key."""
-    return _STATE in (request.scope.get("state") or {})
+def origin_of(request: Request[Any, Any, Any]) -> str | None:
+    """What names the request, if it came with a key: the same for the same request of the tenant's, and for no other."""
+    origin: str | None = (request.scope.get("state") or {}).get(_STATE)
+    return origin
 
 
 def derived_event_id(request: Request[Any, Any, Any], number: int) -> str | None:
     """The id of the request's event ``number``, if it came with a key: the same for the same request."""
-    origin = (request.scope.get("state") or {}).get(_STATE)
+    origin = origin_of(request)
     return None if origin is None else f"idem_{origin}_{number}"
 
 

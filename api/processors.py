@@ -4,6 +4,7 @@ from typing import Any
 
 from litestar import Controller, Request, delete, get, post
 
+from event_streaming_bus.api.acting import user_of
 from event_streaming_bus.api.bodies import decode
 from event_streaming_bus.api.paging import MAX_ITEMS, paged
 from event_streaming_bus.api.processor_metrics import processor_metrics
@@ -22,7 +23,7 @@ class ProcessorsController(Controller):
     @post("/", summary="Create a processor; it is not started")
     async def create(self, request: Request[Any, Any, Any], services: Services) -> dict[str, str]:
         config = decode(await request.body(), dict[str, Any], _MAX_BODY_BYTES)
-        processor_id = await services.processors.create_stream_processor(config, tenant_of(request))
+        processor_id = await services.processors.create_stream_processor(config, tenant_of(request), user_of(request, None))
         return {"processor_id": processor_id, "message": "Stream processor created successfully"}
 
     @get("/", summary="List the processors")

@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 from litestar import Controller, Request, Response, delete, get, post, put
 
+from event_streaming_bus.api.audited_actions import previews
 from event_streaming_bus.api.bodies import decode
 from event_streaming_bus.api.paging import MAX_ITEMS, paged
 from event_streaming_bus.api.problems import problem
@@ -65,11 +66,15 @@ class ProjectionsController(Controller):
         return _answer(await services.projections.describe(name, tenant_of(request)))
 
     @put("/{name:str}", summary="Declare a projection, or change it; if its rows change, it is built anew in the background")
-    async def apply(self, request: Request[Any, Any, Any], services: Services, name: str) -> dict[str, str]:
+    async def apply(
+        self, request: Request[Any, Any, Any], services: Services, name: str, dry_run: bool = False
+    ) -> dict[str, str]:
+        previews(request.scope, dry_run)
         data = decode(await request.body(), dict[str, Any], _MAX_BODY_BYTES)
         if data.setdefault("name", name) != name:
             raise InvalidInputError(f"name: expected '{name}', as in the address, or none; got {data['name']!r}")
-        (applied,) = await services.projections.apply(data, tenant_of(request))
+        projections = services.projections
+        (applied,) = await (projections.preview if dry_run else projections.apply)(data, tenant_of(request))
         return {"name": applied.name, "verdict": applied.verdict.value}
 
     @delete("/{name:str}", status_code=200, summary="Forget a projection and its rows")

@@ -6,12 +6,15 @@ from typing import Any
 import msgspec
 from litestar import Controller, Request, Response, delete, get, post, put
 
+from event_streaming_bus.api.acting import user_of
+from event_streaming_bus.api.audited_actions import previews
 from event_streaming_bus.api.bodies import decode
 from event_streaming_bus.api.paging import MAX_ITEMS, paged
 from event_streaming_bus.api.services import Services
 from event_streaming_bus.api.tenancy import tenant_of
 from event_streaming_bus.errors import InvalidInputError
 from event_streaming_bus.routing.model import Rule, rule_data
+from event_streaming_bus.routing.service import RouteChange
 from event_streaming_bus.routing.trial import DEFAULT_EVENTS, try_routes
 
 _MAX_BODY_BYTES = 1 << 20
@@ -24,6 +27,13 @@ class Trial(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     stream: str
     last: int = DEFAULT_EVENTS
     routes: list[dict[str, Any]] = []
+
+
+class ManyRoutes(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Rules to make or replace, all of them or none. ``dry_run``: only say what would become of them."""
+
+    routes: list[dict[str, Any]]
+    dry_run: bool = False
 
 
 class RoutesController(Controller):
@@ -56,7 +66,18 @@ class RoutesController(Controller):
         config = decode(await request.body(), dict[str, Any], _MAX_BODY_BYTES)
         if config.setdefault("name", name) != name:
             raise InvalidInputError(f"name: expected '{name}', as in the address, or none; got {config['name']!r}")
-        return _answer(rule_data(await services.routing.set_route(config, tenant_of(request))))
+        rule = await services.routing.set_route(config, tenant_of(request), user_of(request, None))
+        return _answer(rule_data(rule))
+
+    @post(
+        "/apply", status_code=200, summary="Make or replace several routing rules, all of them or none, or say what that would do"
+    )
+    async def apply(self, request: Request[Any, Any, Any], services: Services) -> Response[bytes]:
+        wanted = decode(await request.body(), ManyRoutes, _MAX_BODY_BYTES)
+        previews(request.scope, wanted.dry_run)
+        changed_by = user_of(request, None)
+        changes = await asyncio.to_thread(_apply, services, tenant_of(request), wanted, changed_by)
+        return _answer({"routes": msgspec.to_builtins(changes), "dry_run": wanted.dry_run})
 
     @delete("/{name:str}", status_code=200, summary="Remove a routing rule")
     async def remove(self, request: Request[Any, Any, Any], services: Services, name: str) -> dict[str, Any]:
@@ -78,6 +99,14 @@ def _try(services: Services, tenant_id: str, trial: Trial) -> dict[str, Any]:
     places = [f"routes[{i}]" for i in range(len(trial.routes))]
     candidates = services.routing.read(trial.routes, places, tenant_id)
     return try_routes(services.storage, trial.stream, tenant_id, last=trial.last, candidates=candidates)
+
+
+def _apply(services: Services, tenant_id: str, wanted: ManyRoutes, changed_by: str | None) -> list[RouteChange]:
+    places = [f"routes[{i}]" if len(wanted.routes) > 1 else "" for i in range(len(wanted.routes))]
+    routes = services.routing.read(wanted.routes, places, tenant_id)
+    if wanted.dry_run:
+        return services.routing.preview(routes, tenant_id)
+    return services.routing.apply(routes, tenant_id, changed_by)
 
 
 def _answer(told: dict[str, Any]) -> Response[bytes]:

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from litestar import Controller, Request, Response, delete, get, post, put
 
+from event_streaming_bus.api.acting import user_of
 from event_streaming_bus.api.bodies import decode
 from event_streaming_bus.api.events import MAX_BATCH_BYTES
 from event_streaming_bus.api.paging import MAX_ITEMS, paged
@@ -15,6 +16,7 @@ from event_streaming_bus.errors import InvalidInputError, SchemaError
 from event_streaming_bus.models import DEFAULT_MAX_PAYLOAD_BYTES, time_ms
 from event_streaming_bus.registry.compatibility import CompatibilityLevel
 from event_streaming_bus.registry.service import describe
+from event_streaming_bus.store.schemas import SchemaRecord
 
 _MAX_BODY_BYTES = 1 << 16
 _JSON = "application/json"
@@ -43,7 +45,7 @@ class SchemasController(Controller):
     @post("/enhanced", summary="Register a version of a schema, with business rules")
     async def register(self, request: Request[Any, Any, Any], services: Services) -> dict[str, str]:
         config = await _schema(request)
-        schema_id = await services.schemas.register_enhanced_schema(config, tenant_of(request))
+        schema_id = await services.schemas.register_enhanced_schema(config, tenant_of(request), user_of(request, None))
         return {"schema_id": schema_id, "message": "Enhanced schema registered successfully"}
 
     @post("/check", status_code=200, summary="Whether a schema could be registered as a compatible version")
@@ -59,10 +61,11 @@ class SchemasController(Controller):
         name: str | None = None,
         limit: int = MAX_ITEMS,
         cursor: str | None = None,
+        text: bool = False,
     ) -> dict[str, Any]:
         records = await services.schemas.list_schemas(tenant_of(request), name)
         page, following = paged(records, lambda record: f"{record.schema_name}\0{record.version:010d}", limit, cursor)
-        return {"schemas": [describe(record) for record in page], "next_cursor": following}
+        return {"schemas": [_told(record, text) for record in page], "next_cursor": following}
 
     @get("/level", summary="The compatibility level that counts for new versions: of one name, or where none has its own")
     async def level(self, request: Request[Any, Any, Any], services: Services, name: str = "") -> dict[str, Any]:
@@ -77,14 +80,18 @@ class SchemasController(Controller):
         return {"schema_name": name or None, "compatibility_level": level.value}
 
     @get("/{schema_id:str}", summary="A version of a schema")
-    async def schema(self, request: Request[Any, Any, Any], services: Services, schema_id: str) -> dict[str, Any]:
-        return describe(await services.schemas.get_schema(schema_id, tenant_of(request)))
+    async def schema(
+        self, request: Request[Any, Any, Any], services: Services, schema_id: str, text: bool = False
+    ) -> dict[str, Any]:
+        return _told(await services.schemas.get_schema(schema_id, tenant_of(request)), text)
 
     @get("/{schema_id:str}/versions", summary="All versions of the schema that this is one of, oldest first")
-    async def versions(self, request: Request[Any, Any, Any], services: Services, schema_id: str) -> dict[str, Any]:
+    async def versions(
+        self, request: Request[Any, Any, Any], services: Services, schema_id: str, text: bool = False
+    ) -> dict[str, Any]:
         record = await services.schemas.get_schema(schema_id, tenant_of(request))
         records = await services.schemas.list_schemas(tenant_of(request), record.schema_name)
-        return {"schema_name": record.schema_name, "versions": [describe(each) for each in records]}
+        return {"schema_name": record.schema_name, "versions": [_told(each, text) for each in records]}
 
     @get("/{schema_id:str}/diff", summary="What changed from this version to another, and what that breaks")
     async def diff(self, request: Request[Any, Any, Any], services: Services, schema_id: str, to: str) -> dict[str, Any]:
@@ -97,7 +104,9 @@ class SchemasController(Controller):
         return Response(msgspec.json.encode(answer), media_type=_JSON)
 
     @post("/{schema_id:str}/deprecate", status_code=200, summary="Mark a version as one that should not be used any more")
-    async def deprecate(self, request: Request[Any, Any, Any], services: Services, schema_id: str) -> dict[str, Any]:
+    async def deprecate(
+        self, request: Request[Any, Any, Any], services: Services, schema_id: str, text: bool = False
+    ) -> dict[str, Any]:
         wanted = decode(await request.body() or b"{}", DeprecateSchema, _MAX_BODY_BYTES)
         after = wanted.refuse_producers_after
         try:
@@ -107,15 +116,19 @@ class SchemasController(Controller):
         record = await services.schemas.deprecate_schema(
             schema_id, tenant_of(request), refuse_producers_after_ms=after_ms, message=wanted.message
         )
-        return describe(record)
+        return _told(record, text)
 
     @post("/{schema_id:str}/activate", status_code=200, summary="Make a version one that is used: active, and not deprecated")
-    async def activate(self, request: Request[Any, Any, Any], services: Services, schema_id: str) -> dict[str, Any]:
-        return describe(await services.schemas.activate_schema(schema_id, tenant_of(request)))
+    async def activate(
+        self, request: Request[Any, Any, Any], services: Services, schema_id: str, text: bool = False
+    ) -> dict[str, Any]:
+        return _told(await services.schemas.activate_schema(schema_id, tenant_of(request)), text)
 
     @post("/{schema_id:str}/deactivate", status_code=200, summary="Make a version one that nothing new is written with")
-    async def deactivate(self, request: Request[Any, Any, Any], services: Services, schema_id: str) -> dict[str, Any]:
-        return describe(await services.schemas.deactivate_schema(schema_id, tenant_of(request)))
+    async def deactivate(
+        self, request: Request[Any, Any, Any], services: Services, schema_id: str, text: bool = False
+    ) -> dict[str, Any]:
+        return _told(await services.schemas.deactivate_schema(schema_id, tenant_of(request)), text)
 
     @delete("/{schema_id:str}", status_code=200, summary="Delete a version; what was written with it can still be read")
     async def remove(
@@ -123,6 +136,16 @@ class SchemasController(Controller):
     ) -> dict[str, Any]:
         record = await services.schemas.delete_schema(schema_id, tenant_of(request), permanent=permanent)
         return {"schema_id": record.schema_id, "message": "Schema deleted successfully"}
+
+
+def _told(record: SchemaRecord, text: bool) -> dict[str, Any]:
+    """A version as plain data, with ``text`` also the definition as it was registered."""
+    told = describe(record) | {
+        "group_version": record.group_version,
+        "rule_set": record.text.rule_set,
+        "more": record.more,
+    }
+    return told | {"definition": record.definition} if text else told
 
 
 async def _schema(request: Request[Any, Any, Any]) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 from litestar import Controller, Request, Response, delete, get, post
 
-from event_streaming_bus.access.model import Limits
+from event_streaming_bus.access.model import Grant, Limits
+from event_streaming_bus.access.permissions import PERMISSIONS
 from event_streaming_bus.access.tokens import token_data
 from event_streaming_bus.api.bodies import decode
 from event_streaming_bus.api.services import Services
@@ -67,6 +68,7 @@ class TokensController(Controller):
             "token_id": principal.token_id,
             "tenant_id": principal.tenant_id,
             "roles": [str(grant) for grant in principal.grants],
+            "permissions": list(map(_allowed, principal.grants)),
             "limits": msgspec.to_builtins(principal.limits),
             "is_authenticated": True,
         }
@@ -80,3 +82,9 @@ class TokensController(Controller):
         by = actor_of(request.scope)[0]
         record = await asyncio.to_thread(services.tokens.revoke, token_id, tenant_of(request), by=by)
         return {"token_id": record.token_id, "message": "Token revoked successfully"}
+
+
+def _allowed(grant: Grant) -> dict[str, Any]:
+    """What a grant allows: permissions, in which ``*`` stands for any noun or verb, and the patterns of the streams that they are
+    for."""
+    return {"role": grant.role.value, "streams": list(grant.streams), "allows": sorted(PERMISSIONS[grant.role])}

@@ -13,6 +13,7 @@ from event_streaming_bus.models import DEFAULT_TENANT, StreamConfig, StreamInfo
 from event_streaming_bus.publishing import EventPublishingService
 from event_streaming_bus.registry.service import SchemaRegistryService
 from event_streaming_bus.store.log.base import EventLog
+from event_streaming_bus.store.settings import Settings
 from event_streaming_bus.store.storage import Storage, open_storage
 
 if TYPE_CHECKING:
@@ -112,6 +113,11 @@ class Bus:
         from event_streaming_bus.erasure.service import ErasureService
 
         return ErasureService(self.storage)
+
+    @property
+    def settings(self) -> Settings:
+        """What can be changed while the data folder is in use."""
+        return self.storage.settings
 
     def create_stream(self, name: str, *, tenant_id: str = DEFAULT_TENANT, partitions: int = 1) -> StreamInfo:
         """Make a stream, or find the one that is there with the same settings. ``log.create_stream`` takes all settings."""

@@ -15,7 +15,6 @@ from event_streaming_bus.errors import (
     InvalidInputError,
     PayloadTooLargeError,
     StreamNotFoundError,
-    ValidationFailedError,
 )
 from event_streaming_bus.models import (
     DEFAULT_MAX_PAYLOAD_BYTES,
@@ -33,15 +32,16 @@ from event_streaming_bus.models import (
     time_ms,
 )
 from event_streaming_bus.publication import Publication, Publications, made_of
+from event_streaming_bus.refused_payloads import divert, refusal
 from event_streaming_bus.registry.encoding import Encoded, at, encode
-from event_streaming_bus.registry.guards import SchemaGuard
 from event_streaming_bus.registry.protection import protect_published
 from event_streaming_bus.registry.service import SchemaRegistryService
 from event_streaming_bus.routing.cache import cache_of
 from event_streaming_bus.routing.router import Router
-from event_streaming_bus.store.dead_letters import dead_letter
 from event_streaming_bus.store.history_records import Published
 from event_streaming_bus.store.log.base import Append, AppendResult
+from event_streaming_bus.store.log.embedded import EmbeddedLog
+from event_streaming_bus.store.published_once import Once, Receipts
 from event_streaming_bus.store.storage import Storage, open_storage
 from event_streaming_bus.tracing.sending import sending
 
@@ -50,7 +50,6 @@ DEFAULT_STREAM: Final = "events"
 
 MAX_DELAY_MS: Final = 10 * 366 * 86_400_000
 """How far ahead an event may be delivered: 10 years."""
-_SHOWN_VIOLATIONS: Final = 20
 _MAX_STREAMS: Final = 1_000
 _TRIES: Final = 5
 
@@ -103,14 +102,29 @@ class EventPublishingService:
         ``event_config`` is one for all, or one for each payload. ``keys`` and ``timestamps_ms``, one for each payload, go
         before what the configuration says.
         """
+        how = {"user_id": user_id, "keys": keys, "timestamps_ms": timestamps_ms}
+        return await self.publish_once(None, event_config, payloads, stream_id, tenant_id, **how)
+
+    async def publish_once(
+        self,
+        once: Once | None,
+        event_config: EventConfig | Sequence[EventConfig],
+        payloads: Sequence[JsonValue],
+        stream_id: str = DEFAULT_STREAM,
+        tenant_id: str = DEFAULT_TENANT,
+        **how: Any,
+    ) -> list[Receipt]:
+        """As ``publish_batch``, unless ``once`` knows that it was done before: then nothing is written, and the receipts are the
+        first ones, as duplicates."""
         place = tenant_id, stream_id
         stream = self._known.get(place) or self._look_up(place)
-        how = {"tenant_id": tenant_id, "user_id": user_id, "keys": keys, "timestamps_ms": timestamps_ms}
         for left in reversed(range(_TRIES)):
             try:
-                together, appended = self._append(event_config, payloads, stream, is_checked_again=True, **how)
+                receipts, appended = self._append(
+                    event_config, payloads, stream, once, is_checked_again=True, tenant_id=tenant_id, **how
+                )
                 results = await result_of(appended)
-                return together.receipts(results)
+                return receipts(results)
             except BusError:
                 # A refusal counts only if it is about the stream as it is. What was refused is not written: it is tried again.
                 there = self._look_up(place)
@@ -143,7 +157,7 @@ class EventPublishingService:
         ``partition`` is where events without a key go; None: to one that is picked for this call. What can be known beforehand
         (schema, sizes, stream) is checked, and raised, by this call.
         """
-        together, appended = self._append(
+        receipts, appended = self._append(
             event_config,
             payloads,
             self._stream(tenant_id, stream_id),
@@ -153,24 +167,36 @@ class EventPublishingService:
             timestamps_ms=timestamps_ms,
             partition=partition,
         )
-        return made_of(appended, together.receipts)
+        return made_of(appended, receipts)
 
     def _append(
-        self, event_config: EventConfig | Sequence[EventConfig], payloads: Sequence[JsonValue], stream: StreamInfo, **how: Any
-    ) -> "tuple[Publications, Future[list[AppendResult]]]":
+        self,
+        event_config: EventConfig | Sequence[EventConfig],
+        payloads: Sequence[JsonValue],
+        stream: StreamInfo,
+        once: Once | None = None,
+        **how: Any,
+    ) -> "tuple[Receipts, Future[list[AppendResult]]]":
         """Append what ``prepare`` makes of events, with a span from here to the disk if tracing is on."""
         traced = sending(stream, event_config, len(payloads))
         try:
             publication = self.prepare(event_config if traced is None else traced.configs, payloads, stream, **how)
             together = Publications(self._storage, [publication])
-            appended = self._storage.log.submit(together.appends, journal=together.journal)
+            if once is None:
+                receipts: Receipts = together.receipts
+                appended = self._storage.log.submit(together.appends, journal=together.journal)
+            else:
+                log: EmbeddedLog = self._storage.log  # type: ignore[assignment]  # whoever gives a condition has asked the log
+                condition = once(together.receipts)
+                receipts = condition.told
+                appended = log.submit(together.appends, journal=together.journal, condition=condition)
         except BaseException as error:
             if traced is not None:
                 traced.failed(error)
             raise
         if traced is not None:
             appended.add_done_callback(partial(traced.finish, publication.events))
-        return together, appended
+        return receipts, appended
 
     def prepare(
         self,
@@ -208,7 +234,7 @@ class EventPublishingService:
         refused = encoded.invalid
         if guard is not None:
             if refused and (refuse_invalid or stream.config.on_invalid is not InvalidEventPolicy.DEAD_LETTER):
-                raise _refusal(stream, guard, encoded)
+                raise refusal(stream, guard, encoded)
             if guard.personal is not None:
                 kept = events = list(protect_published(guard, events, refused))
                 self._check_sizes(events)
@@ -220,7 +246,7 @@ class EventPublishingService:
                 validation_completed_us=validated_us,
             )
             if refused:
-                kept, letters = _divert(stream, guard, events, encoded)
+                kept, letters = divert(stream, guard, events, encoded)
         rules = self._rules.get(self._storage.routes, tenant_id)
         routed = self._router.route(rules, stream, kept, own_ids=own_ids) if rules.published(stream.name) else None
         if routed is not None:
@@ -258,26 +284,6 @@ class EventPublishingService:
             return self._storage.log.create_stream(StreamConfig(name=DEFAULT_STREAM, tenant_id=tenant_id))
         check_not_internal(stream.name)
         return stream
-
-
-def _refusal(stream: StreamInfo, guard: SchemaGuard, encoded: Encoded) -> ValidationFailedError:
-    """The error for payloads that the stream refuses."""
-    invalid, values = encoded.invalid, encoded.values
-    violations = [
-        {"index": i, "at": at(i, values), "path": v.path, "pointer": v.pointer, "rule": v.rule, "message": v.message}
-        for i in invalid[:_SHOWN_VIOLATIONS]
-        for v in guard.check(values[i])[:_SHOWN_VIOLATIONS]
-    ]
-    first = violations[0]
-    return ValidationFailedError(
-        f"payload{first['at']}: {first['path'] or '(the payload itself)'}: {first['message']} "
-        f"(schema {guard.schema_name} {guard.schema_version} of stream {stream.name}"
-        + (f"; {len(invalid)} of {len(values)} events are invalid" if len(values) > 1 else "")
-        + "; nothing was published)",
-        stream=stream.name,
-        violations=violations,
-        invalid_indexes=invalid,
-    )
 
 
 def _build_events(
@@ -369,22 +375,3 @@ def _delivery(config: EventConfig, index: int | None, now_ms: int) -> tuple[int 
     except InvalidInputError as error:
         raise InvalidInputError(error.message, **({} if index is None else {"index": index})) from None
     return deliver_at_ms, expires_at_ms
-
-
-def _divert(stream: StreamInfo, guard: SchemaGuard, events: Sequence[Event], encoded: Encoded) -> tuple[list[Event], list[Event]]:
-    """``(the valid events, the others as dead letters)``."""
-    now_ms = time.time_ns() // 1_000_000
-    dead = [
-        dead_letter(
-            events[i],
-            event_id=events[i].event_id,
-            stream=stream,
-            step="validation",
-            error_type="ValidationFailedError",
-            message=guard.told(encoded.values[i], _SHOWN_VIOLATIONS),
-            failed_at_ms=now_ms,
-        )
-        for i in encoded.invalid
-    ]
-    aside = set(encoded.invalid)
-    return [event for i, event in enumerate(events) if i not in aside], dead

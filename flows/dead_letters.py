@@ -285,7 +285,7 @@ def whole_letter_data(letter: Letter, keys: SubjectKeys) -> dict[str, Any]:
     return data | event.payload_data()
 
 
-def summary(reports: Iterable[LetterReport]) -> dict[str, Any]:
+def summary(reports: Iterable[LetterReport], most: int = MAX_REPORTED) -> dict[str, Any]:
     """How many letters came to which end, and the first reports, those of letters with which it was not done in front."""
     counts: Counter[str] = Counter()
     done: list[LetterReport] = []
@@ -293,9 +293,9 @@ def summary(reports: Iterable[LetterReport]) -> dict[str, Any]:
     for report in reports:
         counts[report.result.value.lower()] += 1
         kept = done if report.result in (Result.RETRIED, Result.DROPPED) else others
-        if len(kept) < MAX_REPORTED:
+        if len(kept) < most:
             kept.append(report)
-    shown = [*others, *done][:MAX_REPORTED]
+    shown = [*others, *done][:most]
     return {
         "counts": {result.value.lower(): counts[result.value.lower()] for result in Result},
         "reports": [msgspec.to_builtins(report) for report in shown],

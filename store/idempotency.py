@@ -4,11 +4,13 @@ They are kept for a day, and at most ``MAX_KEYS`` of a tenant: of more, the olde
 """
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from event_streaming_bus.store.published_once import Once, PublishedOnce
 from event_streaming_bus.store.sql import load_queries
 from event_streaming_bus.store.sqlite import Database, storage_errors
 
@@ -54,6 +56,10 @@ class IdempotencyStore:
             db.execute(SQL["delete_old"], (tenant_id, now_ms - KEPT_MS))
             db.execute(SQL["upsert_answer"], values)
             db.execute(SQL["delete_surplus"], (tenant_id, MAX_KEYS))
+
+    def once(self, tenant_id: str, name: str) -> Once:
+        """What lets a publication be made once in a day under a name of the tenant's."""
+        return partial(PublishedOnce, tenant_id, name)
 
 
 def _now_ms() -> int:

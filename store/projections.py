@@ -118,6 +118,12 @@ class ProjectionStore:
         with storage_errors(self._path, "reading builds"):
             return ProjectionTables(self._db.connection()).builds(tenant_id, name)
 
+    def find_with_builds(self, tenant_id: str, name: str) -> tuple[ProjectionRecord | None, list[BuildRecord]]:
+        """A projection and its builds as they are at one moment: a swap changes both."""
+        with self._db.reading("reading a projection and its builds") as db:
+            tables = ProjectionTables(db)
+            return tables.find(tenant_id, name), tables.builds(tenant_id, name)
+
     def put_progress(
         self, build_no: int, progress: Progress, *, is_live: bool, failure: EventFailure | None, trouble: str | None, at_ms: int
     ) -> None:

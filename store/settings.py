@@ -86,11 +86,12 @@ class Settings:
         self._db.close()
 
     def value(self, name: str) -> int | None:
-        """The value that counts. Raises ``InvalidInputError`` for a variable of the environment that is none."""
+        """The value that counts. Raises ``NotFoundError``, and ``InvalidInputError`` for a variable of the environment that is
+        none."""
         there = self._all().get(name)
         if there is not None:
             return there.value
-        setting = SETTINGS[name]
+        setting = SETTINGS[_known(name)]
         given = setting.given()
         return setting.default if given is None else given
 

@@ -13,6 +13,7 @@ import msgspec
 from litestar import Request, asgi
 from litestar.handlers import ASGIRouteHandler
 
+from event_streaming_bus.api.acting import user_of
 from event_streaming_bus.api.confluent import schemas, settings, subjects
 from event_streaming_bus.api.confluent.errors import MEDIA_TYPE, Refusal, refusal_of
 from event_streaming_bus.api.confluent.requests import MAX_BODY_BYTES, Call, context_named, segments_of
@@ -138,7 +139,9 @@ def registry_app(registry: Subjects, *, hosts: Sequence[str], headers: Mapping[s
             if method in ("POST", "PUT"):
                 _check_media_type(request.headers.get("content-type", ""))
                 body = await _body(receive)
-            call = Call(registry, tenant_of(request), context, values, _query(scope["query_string"]), body)
+            call = Call(
+                registry, tenant_of(request), context, values, _query(scope["query_string"]), body, user_of(request, None)
+            )
             found = await asyncio.to_thread(handler, call)
             return 200, found if isinstance(found, bytes) else msgspec.json.encode(found), []
         except Exception as error:

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 class Call(msgspec.Struct, frozen=True):
     """A request. ``context`` is the one that its path begins with: ``:.ctx:``, or nothing for the default one. ``values`` are the
-    parts of its path that vary."""
+    parts of its path that vary, ``user_id`` whoever makes it, as far as that has to be said."""
 
     subjects: Subjects
     tenant_id: str
@@ -32,6 +32,7 @@ class Call(msgspec.Struct, frozen=True):
     values: Mapping[str, str]
     query: Mapping[str, Sequence[str]]
     body: bytes
+    user_id: str | None = None
 
     @property
     def subject(self) -> str:

@@ -87,7 +87,7 @@ def register(call: Call) -> Any:
     for record in reversed(call.subjects.store.versions(call.tenant_id, subject)):
         if is_same(record):
             return version_answer(call, record)
-    candidate = Candidate(text=text, more=request.more, version=request.version, id=request.id)
+    candidate = Candidate(text=text, more=request.more, version=request.version, id=request.id, created_by=call.user_id)
     record, _ = call.subjects.register(call.tenant_id, subject, candidate, is_same)
     return version_answer(call, record)
 

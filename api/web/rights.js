@@ -1,30 +1,5 @@
 // What the user may do, so that views offer only that. The server decides; this spares an attempt that it would refuse.
 
-/** What each role allows: a noun and a verb, `*` for any. It is the table of the server's `access/permissions.py`. */
-export const PERMISSIONS = {
-  admin: ["*:*"],
-  operator: [
-    "*:read",
-    "audit:view",
-    "history:query",
-    "stream:manage",
-    "group:manage",
-    "processor:manage",
-    "schema:manage",
-    "route:manage",
-    "projection:manage",
-    "dead-letter:manage",
-    "scheduled-event:manage",
-    "aggregate:manage",
-    "saved-query:manage",
-    "user:name",
-  ],
-  publisher: ["event:publish", "aggregate:append", "stream:read", "schema:read"],
-  consumer: ["group:consume", "group:read", "event:read", "stream:read", "schema:read"],
-  delegate: ["user:name"],
-  viewer: ["*:read", "history:query"],
-};
-
 let self = null;
 
 /** Who the user is, as `tokens/self` tells it; null while nobody knows. */
@@ -40,10 +15,7 @@ function grants(permission) {
   if (!self?.is_authenticated) return null;
   const [noun, verb] = permission.split(":");
   const wanted = [permission, `${noun}:*`, `*:${verb}`, "*:*"];
-  return self.roles
-    .map((text) => text.split(":"))
-    .filter(([role]) => PERMISSIONS[role]?.some((each) => wanted.includes(each)))
-    .map(([, streams]) => streams?.split(",") ?? ["*"]);
+  return self.permissions.filter(({ allows }) => allows.some((each) => wanted.includes(each))).map(({ streams }) => streams);
 }
 
 /** Whether the user has a permission: for a stream, or, where none is named, for every stream. */

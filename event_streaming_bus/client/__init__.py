@@ -24,6 +24,7 @@ _NAMES: Final = {
     "RoutingService": "routing",
     "SchemaRegistryService": "schemas",
     "ServerUnreachableError": "client_errors",
+    "Settings": "settings",
     "StreamCatalog": "streams",
     "StreamManagementService": "processors",
     "TokenService": "tokens",
@@ -48,6 +49,7 @@ __all__ = [
     "RoutingService",
     "SchemaRegistryService",
     "ServerUnreachableError",
+    "Settings",
     "StreamCatalog",
     "StreamManagementService",
     "TokenService",
@@ -71,6 +73,7 @@ if TYPE_CHECKING:
     from event_streaming_bus.client.publishing import EventPublishingService
     from event_streaming_bus.client.routing import RoutingService
     from event_streaming_bus.client.schemas import SchemaRegistryService
+    from event_streaming_bus.client.settings import Settings
     from event_streaming_bus.client.sourcing import EventSourcingService
     from event_streaming_bus.client.streams import StreamCatalog
     from event_streaming_bus.client.tokens import TokenService

@@ -115,18 +115,17 @@ def stream_of(told: Data) -> StreamInfo:
 
 
 def schema_of(told: Data, tenant_id: str) -> SchemaRecord:
-    """A version of a schema. Its definition says what the registered text says, written anew; ``group_version`` and what clients
-    of a registry gave besides are not told."""
-    definition = told["json_schema"] if "json_schema" in told else told["avro_schema"]
+    """A version of a schema, told with its text."""
     refused = told.get("deprecated")
     fields = _fields(SchemaRecord, told, tenant_id=tenant_id, created_at_ms=time_ms(told["created_at"]))
     return SchemaRecord(
         **fields,
         text=SchemaText(
             format=told["format"],
-            definition=definition if isinstance(definition, str) else msgspec.json.encode(definition).decode(),
+            definition=told["definition"],
             references=tuple(msgspec.convert(told.get("references") or [], list[SchemaReference])),
             metadata=told.get("metadata"),
+            rule_set=told["rule_set"],
         ),
         deprecation=None
         if refused is None
@@ -173,14 +172,17 @@ class RecordedEventData(msgspec.Struct, frozen=True, gc=False):
 
 
 def recorded_of(told: Data) -> Recorded:
-    """The proof that an event was recorded; where it is on its stream is not told."""
-    return Recorded(**_fields(Recorded, told, place=None))
+    """The proof that an event was recorded."""
+    place = told["place"]
+    if place is not None:
+        place = Position(Split(place["stream_id"], EventPriority(place["lane"]), place["partition"]), place["offset"])
+    return Recorded(**_fields(Recorded, told) | {"place": place})
 
 
 def aggregate_of(told: Data) -> AggregateInfo:
-    """An aggregate without its state; ``begin_version`` is not told."""
+    """An aggregate without its state."""
     fields = _fields(AggregateInfo, told, version=told["current_version"], created_at_ms=time_ms(told["created_at"]))
-    return msgspec.convert({"begin_version": 0} | fields, AggregateInfo)
+    return msgspec.convert(fields, AggregateInfo)
 
 
 def change_of(told: Data) -> LifecycleChange:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from event_streaming_bus.client.processors import StreamManagementService
     from event_streaming_bus.client.projections import ProjectionService
     from event_streaming_bus.client.routing import RoutingService
+    from event_streaming_bus.client.settings import Settings
     from event_streaming_bus.client.sourcing import EventSourcingService
     from event_streaming_bus.client.tokens import TokenService
 
@@ -121,6 +122,13 @@ class RemoteBus:
         from event_streaming_bus.client.audit import AuditService
 
         return AuditService(self._connection)
+
+    @cached_property
+    def settings(self) -> "Settings":
+        """What can be changed while the server runs."""
+        from event_streaming_bus.client.settings import Settings
+
+        return Settings(self._connection)
 
     @property
     def storage(self) -> NoReturn:

@@ -63,6 +63,7 @@ class Hands:
         self._acts: list[Act] = []
         self._newest: dict[Lane, int] = {}  # the last offset of each lane of what is here
         self._is_mixed = False  # whether something of it is redelivered: then it is not in the order of offsets
+        self._paused: frozenset[tuple[str, int]] = frozenset()
         self.following: dict[Lane, int] = {}
         """Of each lane, the offset behind the last event that was handed out."""
 
@@ -81,9 +82,9 @@ class Hands:
                 self._newest[held.lane] = each.offset
 
     def take(self, most: int) -> list[Event]:
-        """The next events that came, for the user."""
+        """The next events that came, for the user; those of paused partitions stay."""
         with self._lock:
-            taken = [self._ahead.popleft() for _ in range(min(most, len(self._ahead)))]
+            taken = self._next_ahead(most)
             for held in taken:
                 self._out[self._next] = held
                 self._serials.setdefault(held.event.event_id, []).append(self._next)
@@ -91,9 +92,28 @@ class Hands:
                 self.following[held.lane] = max(self.following.get(held.lane, 0), held.place.offset + 1)
             return [held.event for held in taken]
 
+    def _next_ahead(self, most: int) -> list[Held]:
+        if not self._paused:
+            return [self._ahead.popleft() for _ in range(min(most, len(self._ahead)))]
+        taken: list[Held] = []
+        left: list[Held] = []
+        for held in self._ahead:
+            (left if len(taken) == most or self._is_paused(held) else taken).append(held)
+        self._ahead = deque(left)
+        return taken
+
+    def _is_paused(self, held: Held) -> bool:
+        return held.lane[:2] in self._paused and redelivery_of(held.event) is None
+
+    def pause(self, partitions: Iterable[tuple[str, int]]) -> None:
+        """These partitions, of streams by name, are paused, and no others."""
+        with self._lock:
+            self._paused = frozenset(partitions)
+
     def clear(self) -> None:
         """The member is gone, and what it had in hand with it."""
         with self._lock:
+            self._paused = frozenset()
             self._ahead.clear()
             self._out.clear()
             self._serials.clear()

@@ -3,11 +3,11 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import msgspec
 
-from event_streaming_bus.client.client_errors import not_remote
+from event_streaming_bus.client.client_errors import NotRemoteError, not_remote
 from event_streaming_bus.client.remote_service import Data, RemoteService
 from event_streaming_bus.client.requests import given, path_of, plain_config
 from event_streaming_bus.models import DEFAULT_TENANT
@@ -15,7 +15,7 @@ from event_streaming_bus.sourcing.projection_errors import ProjectionConfigError
 from event_streaming_bus.sourcing.projections.builds import Applied, Verdict
 from event_streaming_bus.sourcing.projections.definition import ProjectionDefinition
 from event_streaming_bus.sourcing.projections.queries import DEFAULT_ROWS, MAX_ROWS
-from event_streaming_bus.sourcing.projections.reading import read_projection_file
+from event_streaming_bus.sourcing.projections.reading import read_projection, read_projection_file
 from event_streaming_bus.sourcing.projections.service import Declared
 
 _PROJECTIONS: Final = "projections"
@@ -45,9 +45,14 @@ class ProjectionService(RemoteService):
 
     # --- declaring ----------------------------------------------------------------------------------------------------
 
-    def read(self, declared: Declared) -> NoReturn:
-        """Raises ``NotRemoteError``."""
-        raise not_remote("reading a projection without declaring it", "apply declares it")
+    def read(self, declared: Declared) -> list[ProjectionDefinition]:
+        """The definitions that are declared, checked; a file may hold several. The tables of a class that is named are the
+        server's to know: they are left out. Raises ``ProjectionConfigError``, and ``NotRemoteError`` for a class itself."""
+        if isinstance(declared, type):
+            raise _of_this_process()
+        if isinstance(declared, str | os.PathLike):
+            return read_projection_file(Path(declared))
+        return [declared if isinstance(declared, ProjectionDefinition) else read_projection(declared)]
 
     async def apply(self, declared: Declared, tenant_id: str = DEFAULT_TENANT) -> list[Applied]:
         """Declare projections, one after the other: plain data, a definition, or a file that is here, which may hold several.
@@ -55,18 +60,18 @@ class ProjectionService(RemoteService):
         A class must be importable where the server runs, and is declared by its name: ``{"name": ..., "class":
         "module:Class"}``; for a class itself this raises ``NotRemoteError``.
         """
-        applied = []
-        for data in _declared(declared):
-            name = data.get("name")
-            if not isinstance(name, str) or not name:
-                raise ProjectionConfigError("name: expected the name of the projection", path="name")
-            answer = await self._asked(Data, "PUT", path_of(_PROJECTIONS, name), tenant_id, data)
-            applied.append(Applied(answer["name"], Verdict(answer["verdict"])))
-        return applied
+        return [await self._applied(data, tenant_id) for data in _declared(declared)]
 
-    async def preview(self, declared: Declared, tenant_id: str = DEFAULT_TENANT) -> NoReturn:
-        """Raises ``NotRemoteError``."""
-        raise not_remote("a preview of a projection", "`esb projections apply --dry-run` shows it where the data folder is")
+    async def preview(self, declared: Declared, tenant_id: str = DEFAULT_TENANT) -> list[Applied]:
+        """What ``apply`` would do."""
+        return [await self._applied(data, tenant_id, dry_run=True) for data in _declared(declared)]
+
+    async def _applied(self, data: Data, tenant_id: str, *, dry_run: bool = False) -> Applied:
+        name = data.get("name")
+        if not isinstance(name, str) or not name:
+            raise ProjectionConfigError("name: expected the name of the projection", path="name")
+        answer = await self._asked(Data, "PUT", path_of(_PROJECTIONS, name, dry_run=dry_run), tenant_id, data)
+        return Applied(answer["name"], Verdict(answer["verdict"]))
 
     async def pause(self, name: str, tenant_id: str = DEFAULT_TENANT) -> None:
         """Let a projection rest. It still answers."""
@@ -174,15 +179,19 @@ class ProjectionService(RemoteService):
 
 def _declared(declared: Declared) -> list[dict[str, Any]]:
     if isinstance(declared, type):
-        raise not_remote(
-            "declaring a class of this process",
-            'make it importable for the server, and declare {"name": ..., "class": "module:Class"}',
-        )
+        raise _of_this_process()
     if isinstance(declared, ProjectionDefinition):
         return [_data_of(declared)]
     if isinstance(declared, str | os.PathLike):
         return [_data_of(each) for each in read_projection_file(Path(declared))]
     return [plain_config(declared, "declared")]
+
+
+def _of_this_process() -> NotRemoteError:
+    return not_remote(
+        "declaring a class of this process",
+        'make it importable for the server, and declare {"name": ..., "class": "module:Class"}',
+    )
 
 
 def _data_of(definition: ProjectionDefinition) -> dict[str, Any]:

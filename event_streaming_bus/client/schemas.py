@@ -17,10 +17,7 @@ _GUARDS = "events are validated by the server; validate_event asks it"
 
 
 class SchemaRegistryService(RemoteService):
-    """Registers schemas with a server, compares them, and has events validated against them.
-
-    Records say what the server tells: a definition is written anew, not as the text that was registered.
-    """
+    """Registers schemas with a server, compares them, and has events validated against them."""
 
     # --- registering --------------------------------------------------------------------------------------------------
 
@@ -56,11 +53,13 @@ class SchemaRegistryService(RemoteService):
 
     async def get_schema(self, schema_id: str, tenant_id: str = DEFAULT_TENANT) -> SchemaRecord:
         """The schema with this id. Raises ``SchemaNotFoundError``."""
-        return schema_of(await self._asked(Data, "GET", path_of("schemas", schema_id), tenant_id), self._tenant(tenant_id))
+        return schema_of(
+            await self._asked(Data, "GET", path_of("schemas", schema_id, text=True), tenant_id), self._tenant(tenant_id)
+        )
 
     async def list_schemas(self, tenant_id: str = DEFAULT_TENANT, schema_name: str | None = None) -> list[SchemaRecord]:
         """The tenant's schema versions, of one name or of all, by name, then in the order of registration."""
-        told = await self._listed("schemas", "schemas", tenant_id, name=schema_name)
+        told = await self._listed("schemas", "schemas", tenant_id, name=schema_name, text=True)
         return [schema_of(each, self._tenant(tenant_id)) for each in told]
 
     async def list_versions(self, schema_name: str, tenant_id: str = DEFAULT_TENANT) -> list[SchemaRecord]:
@@ -119,7 +118,7 @@ class SchemaRegistryService(RemoteService):
         return await self._changed(schema_id, "deactivate", tenant_id)
 
     async def _changed(self, schema_id: str, action: str, tenant_id: str, body: Any = None) -> SchemaRecord:
-        path = path_of("schemas", schema_id, action)
+        path = path_of("schemas", schema_id, action, text=True)
         return schema_of(await self._asked(Data, "POST", path, tenant_id, body, is_repeatable=True), self._tenant(tenant_id))
 
     async def delete_schema(self, schema_id: str, tenant_id: str = DEFAULT_TENANT, *, permanent: bool = False) -> SchemaRecord:

@@ -20,9 +20,9 @@ Membership = tuple[str, str]
 class Session(RemoteService):
     """One member, from when it joins until it leaves. What it has acknowledged is done, and nothing else."""
 
-    async def join(self, group: str, streams: Sequence[str], client_id: str, tenant_id: str) -> Data:
-        """Become a member; the group is made with the default settings if it is not there."""
-        body = {"streams": list(streams), "client_id": client_id, "auto_commit": False}
+    async def join(self, group: str, wanted: Data, tenant_id: str) -> Data:
+        """Become a member that reads what is wanted; the group is made with the default settings if it is not there."""
+        body = {**wanted, "auto_commit": False}
         path = path_of("consumer-groups", group, "members")
         try:
             return await self._asked(Data, "POST", path, tenant_id, body)
@@ -76,6 +76,13 @@ class Session(RemoteService):
     def seek_now(self, member: Membership, place: Mapping[str, Any], tenant_id: str) -> None:
         """As ``seek``, blocking."""
         self._connection.now(self.seek(member, place, tenant_id))
+
+    def set_paused(self, member: Membership, partitions: Sequence[Mapping[str, Any]], tenant_id: str, *, paused: bool) -> Data:
+        """Have nothing handed out of these partitions, or go on with them. Blocks."""
+        path = path_of(*_path(member), "pause" if paused else "resume")
+        asked = self._asked(Data, "POST", path, tenant_id, {"partitions": partitions}, is_repeatable=True)
+        told: Data = self._connection.now(asked)
+        return told
 
     def leave_now(self, member: Membership, received: int, tenant_id: str) -> None:
         """As ``leave``, blocking."""

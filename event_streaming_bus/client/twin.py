@@ -18,7 +18,7 @@ FOLDER: Final = Path(__file__).parent
 MODULES: Final = (
     *("audit", "bus", "consumer", "consumer_groups", "correlation", "dead_letters", "erasure", "exchange", "history"),
     *("lifecycle", "positions", "processors", "projections", "publishing", "remote_service", "routing", "schemas"),
-    *("session", "sourcing", "streams", "tokens"),
+    *("session", "settings", "sourcing", "streams", "tokens"),
 )
 BY_HAND: Final = ("connecting", "waiting")
 HEADER: Final = (

@@ -14,6 +14,7 @@ def recorded_data(recorded: Recorded) -> dict[str, Any]:
         "aggregate_id": recorded.aggregate_id,
         "version": recorded.version,
         "position": recorded.position,
+        "place": None if (place := recorded.place) is None else {**place.split._asdict(), "offset": place.offset},
         "duplicate": recorded.duplicate,
     }
 
@@ -26,6 +27,7 @@ def aggregate_data(info: AggregateInfo) -> dict[str, Any]:
         "status": info.status,
         "current_version": info.version,
         "gone_version": info.gone_version,
+        "begin_version": info.begin_version,
         "created_at": rfc3339(info.created_at_ms),
     }
 

@@ -186,6 +186,7 @@ class EventSourcingService:
             "last_event_timestamp": None if last_ms is None else rfc3339(last_ms),
             "snapshot_version": aggregate.snapshot_version,
             "events_replayed": aggregate.events_replayed,
+            "fold": aggregate.fold,
         }
 
     async def rebuild(

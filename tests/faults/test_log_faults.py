@@ -17,6 +17,7 @@ import pytest
 
 from event_streaming_bus.errors import CorruptLogError, DiskFullError, StorageError, UnsupportedFormatError
 from event_streaming_bus.models import Event, EventPriority, Split, StreamConfig, StreamInfo
+from event_streaming_bus.store.log import stored
 from event_streaming_bus.store.log import writer as writing
 from event_streaming_bus.store.log.base import Append, Mark
 from event_streaming_bus.store.log.embedded import EmbeddedLog
@@ -320,7 +321,8 @@ def test_retention_drops_a_damaged_batch_like_any_other(tmp_path: Path) -> None:
 
 
 def test_ids_with_equal_hashes_are_told_apart(tmp_path: Path, info: StreamInfo, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "id_hash", lambda tenant_id, event_id: 7)
+    for module in (writing, stored):
+        monkeypatch.setattr(module, "id_hash", lambda tenant_id, event_id: 7)
     log = EmbeddedLog(tmp_path)
     (first,) = log.append([Append(info.stream_id, [Event(name, "t", 0, b"", key="k") for name in "abc"])])
     (second,) = log.append([Append(info.stream_id, [Event(name, "t", 0, b"", key="k") for name in "cd"])])

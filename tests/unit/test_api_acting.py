@@ -132,3 +132,71 @@ def test_a_saved_query_is_changed_by_whoever_saved_it_and_by_administrators(ask:
     assert ask("adam", ["viewer"], "GET", path).json()["sql"] == "SELECT 2"
     assert ask("adam", ["admin"], "DELETE", path).is_success
     assert ask("adam", ["operator"], "DELETE", path).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "show", "field"),
+    [
+        ("POST", "schemas/enhanced", {"schema_name": "o", "json_schema": {}}, "schemas/{schema_id}", "created_by"),
+        ("POST", "consumer-groups", {"group_name": "g"}, "consumer-groups/{group_id}", "created_by"),
+        ("PUT", "routes/urgent", {"stream": "orders", "priority": "HIGH"}, "routes/urgent", "changed_by"),
+        (
+            "POST",
+            "routes/apply",
+            {"routes": [{"name": "low", "stream": "orders", "priority": "LOW"}]},
+            "routes/low",
+            "changed_by",
+        ),
+        ("PUT", "settings/history.keep_days", {"value": 7}, "settings/history.keep_days", "changed_by"),
+        (
+            "POST",
+            "stream-processors",
+            {
+                "processor_name": "p",
+                "processor_type": "FILTER",
+                "source_stream_id": "orders",
+                "target_stream_id": "orders2",
+                "processing_logic": {"filter_expression": "true"},
+            },
+            "stream-processors/{processor_id}",
+            "created_by",
+        ),
+    ],
+)
+def test_what_is_managed_says_who_did_it(ask: Ask, method: str, path: str, body: Any, show: str, field: str) -> None:
+    ask("root", ["admin"], "POST", "/api/v1/streams", {"name": "orders2"})
+    made = ask("carol", ["admin"], method, f"/api/v1/{path}", body)
+    assert made.is_success, made.text
+    shown = ask("root", ["admin"], "GET", f"/api/v1/{show.format(**made.json())}")
+    assert shown.json()[field] == "carol"
+
+
+def test_what_a_client_of_the_registry_registers_says_who_did_it(ask: Ask) -> None:
+    made = ask("dave", ["operator"], "POST", "/registry/subjects/r/versions", {"schema": '"string"'})
+    assert made.is_success, made.text
+    (record,) = ask("root", ["admin"], "GET", "/api/v1/schemas?name=r").json()["schemas"]
+    assert record["created_by"] == "dave"
+
+
+def test_several_rules_are_one_entry_of_the_audit_and_a_dry_run_is_none(ask: Ask) -> None:
+    rules = [{"name": name, "stream": "orders", "set_metadata": {"a": 1}} for name in ("first", "second")]
+    for dry_run in (True, False):
+        answer = ask("erin", ["operator"], "POST", "/api/v1/routes/apply", {"routes": rules, "dry_run": dry_run})
+        assert [each["verdict"] for each in answer.json()["routes"]] == ["new", "new"]
+    entries = ask("root", ["admin"], "GET", "/api/v1/audit?actor=erin").json()["entries"]
+    assert [(each["action"], each["target"], each["outcome"]) for each in entries] == [("route.apply", "first, second", "DONE")]
+    assert [each["name"] for each in entries[0]["after"]] == ["first", "second"]
+    assert ask("viewer", ["viewer"], "POST", "/api/v1/routes/apply", {"routes": rules}).status_code == 403
+
+
+def test_a_token_tells_what_it_allows_and_where(ask: Ask) -> None:
+    told = ask("shop", ["publisher:orders,orders.*", "viewer"], "GET", "/api/v1/tokens/self").json()
+    assert told["roles"] == ["publisher:orders,orders.*", "viewer"]
+    assert told["permissions"] == [
+        {
+            "role": "publisher",
+            "streams": ["orders", "orders.*"],
+            "allows": ["aggregate:append", "event:publish", "schema:read", "stream:read"],
+        },
+        {"role": "viewer", "streams": ["*"], "allows": ["*:read", "history:query"]},
+    ]

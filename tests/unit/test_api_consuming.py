@@ -590,3 +590,47 @@ async def test_members_are_bounded_in_number(tmp_path: Path) -> None:
         assert refused.value.status == 429
         await sessions.join("c", "mail", ["orders"])
         await sessions.close()
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"max_unacknowledged": 0}, "max_unacknowledged: expected 1 to 100,000, got 0"),
+        ({"retry": {"backoff_ms": -1}}, "retry.backoff_ms: expected"),
+        ({"retry": {"pause": 1}}, "retry.pause: "),
+        ({"retry": {"backoff_ms": 2, "max_backoff_ms": 1}}, "retry.max_backoff_ms: expected at least backoff_ms (2)"),
+    ],
+)
+async def test_a_member_cannot_join_with_what_makes_no_sense(client: httpx.AsyncClient, more: dict[str, Any], told: str) -> None:
+    answer = await client.post(MEMBERS, json={"streams": ["orders"], **more})
+    assert answer.status_code == 400
+    assert answer.json()["detail"].startswith(told)
+
+
+async def test_paused_partitions_are_told_until_they_are_taken_away(client: httpx.AsyncClient) -> None:
+    member = await join(client)
+    for partition in (0, 1):
+        answer = await client.post(f"{member}/pause", json={"partitions": [{"stream": "orders", "partition": partition}]})
+        assert answer.status_code == 200
+    assert [each["is_paused"] for each in answer.json()["assignment"]] == [True, True]
+    await publish(client, *range(8))
+    assert (await poll(client, member, timeout_ms=200))["events"] == []
+    answer = await client.post(f"{member}/resume", json={"partitions": [{"stream": "orders", "partition": 1}]})
+    assert [each["is_paused"] for each in answer.json()["assignment"]] == [True, False]
+    assert {event["partition"] for event in (await poll(client, member))["events"]} == {1}
+    wrong = await client.post(f"{member}/pause", json={"partitions": [{"stream": "orders", "partition": 7}]})
+    assert (wrong.status_code, wrong.json()["title"]) == (409, "InvalidState")
+    other = asyncio.create_task(join(client))
+    for _ in range(50):  # it gives one up, and gets it back as one that is not paused
+        await poll(client, member, timeout_ms=100)
+        if other.done():
+            break
+    await client.delete(await other)
+    for _ in range(50):
+        told = (await client.post(f"{member}/heartbeat")).json()
+        if len(told["assignment"]) == 2:
+            break
+        await poll(client, member, timeout_ms=100)
+    paused = {each["partition"] for each in told["assignment"] if each["is_paused"]}
+    assert paused <= {0}
+    assert len(told["assignment"]) == 2

@@ -1,5 +1,7 @@
 """Event sourcing over REST."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from urllib.parse import quote
@@ -217,3 +219,39 @@ async def test_old_events_are_dropped(client: httpx.AsyncClient) -> None:
     assert (gone.status_code, gone.json()["gone_version"]) == (409, 2)
     assert (await client.put("/retention/Account", json={"max_count": 0})).status_code == 400
     assert (await client.put("/retention/Account", json={"max_cuont": 1})).status_code == 400
+
+
+async def test_the_feed_waits_for_an_event_that_fits_and_no_longer_than_asked(client: httpx.AsyncClient) -> None:
+    await append(client, "a", 1)
+    head = (await client.get("/events")).json()["position"]
+    waiting = {"after_position": head, "where": '{"amount": 3}', "timeout_ms": 20_000}
+    asked = asyncio.create_task(client.get("/events", params=waiting))
+    await asyncio.sleep(0.3)
+    for amount in (2, 3):
+        await append(client, "a", amount)
+    told = (await asyncio.wait_for(asked, 10)).json()
+    assert [event["event_data"] for event in told["events"]] == [{"amount": 3}]
+    started_s = time.monotonic()
+    told = (await client.get("/events", params={"after_position": told["position"], "timeout_ms": 300})).json()
+    assert (told["events"], told["is_end"]) == ([], True)
+    assert 0.3 <= time.monotonic() - started_s < 5
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ({"timeout_ms": 30_001}, "timeout_ms: expected 0 to 30,000, got 30,001"),
+        ({"where": "[1]"}, "where: expected a JSON object"),
+        ({"where": '{"a": {"b": 1}}'}, "where: expected a JSON object"),
+        ({"where": "{"}, "where: expected a JSON object"),
+    ],
+)
+async def test_what_the_feed_cannot_be_asked_is_refused(client: httpx.AsyncClient, query: dict[str, Any], told: str) -> None:
+    answer = await client.get("/events", params=query)
+    assert answer.status_code == 400
+    assert answer.json()["detail"].startswith(told)
+
+
+async def test_types_are_listed(client: httpx.AsyncClient) -> None:
+    await append(client, "a", 1)
+    assert (await client.get("/types")).json() == {"aggregate_types": ["Account"]}

@@ -1,6 +1,7 @@
 """Requests with an idempotency key: done once, and answered again."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ import httpx
 import pytest
 from running import served
 
-from event_streaming_bus import ids
-from event_streaming_bus.store import idempotency
+from event_streaming_bus import EventConfig, ids
+from event_streaming_bus.bus import open_bus
+from event_streaming_bus.models import Receipt
+from event_streaming_bus.store import idempotency, published_once
 from event_streaming_bus.store.idempotency import IdempotencyStore, KeptAnswer
 
 API = "/api/v1"
@@ -113,3 +116,70 @@ def test_answers_are_kept_for_a_day_and_of_the_newest_keys(tmp_path: Path, monke
     assert found is not None
     assert found.body is None
     store.close()
+
+
+# --- many events with one key -----------------------------------------------------------------------------------------
+
+
+def many(count: int) -> dict[str, Any]:
+    return {"stream_id": "orders", "events": [{"event_type": "t", "payload": n, "key": f"k{n}"} for n in range(count)]}
+
+
+async def test_many_events_are_published_once_although_the_answer_was_not_kept(tmp_path: Path) -> None:
+    """As if the server had been killed between the two."""
+    answers = []
+    for _ in range(2):
+        with served(tmp_path) as url:
+            async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+                await client.post(f"{API}/streams", json={"name": "orders", "partitions": 3})
+                answers.append(await post(client, "events/batch", many(100)))
+                count = (await client.get(f"{API}/streams/orders")).json()["events"]
+        with sqlite3.connect(tmp_path / "log.db") as db:
+            db.execute("DELETE FROM idempotency_keys")
+        db.close()
+    first, second = (answer.json()["receipts"] for answer in answers)
+    assert count == 100
+    assert [each | {"duplicate": True} for each in first] == second
+    assert {each["duplicate"] for each in first} == {False}
+    assert not any(each["event_id"].startswith("idem_") for each in first)
+
+
+async def test_many_events_that_wait_or_break_the_schema_or_are_routed_are_published_once(client: httpx.AsyncClient) -> None:
+    schema = {"schema_name": "n", "json_schema": {"type": "integer", "minimum": 10}}
+    await client.post(f"{API}/schemas/enhanced", json=schema)
+    await client.post(f"{API}/streams", json={"name": "strict", "schema": "n", "on_invalid": "DEAD_LETTER"})
+    await client.put(f"{API}/routes/some", json={"stream": "strict", "match": "payload > 50", "to": ["big"], "move": True})
+    body = many(600) | {"stream_id": "strict"}
+    for number in range(20, 30):
+        body["events"][number]["deliver_at"] = "2034-01-01T00:00:00Z"
+    answers = [await post(client, "events/batch", body) for _ in range(2)]
+    first, second = (answer.json()["receipts"] for answer in answers)
+    assert "idempotency-replayed" not in answers[1].headers  # it is too large to be kept, and so is made anew
+    assert [each | {"duplicate": True} for each in first] == second
+    assert len({each["stream_id"] for each in first}) == 3
+    assert [number for number, each in enumerate(first) if "deliver_at" in each] == list(range(20, 30))
+    counts = {name: (await client.get(f"{API}/streams/{name}")).json()["events"] for name in ("strict", "big")}
+    assert counts == {"strict": 31, "big": 549}
+    assert (await client.get(f"{API}/dead-letters/count")).json() == {"count": 10}
+
+
+def test_receipts_are_kept_for_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_ms = [1_000_000_000_000]
+    monkeypatch.setattr(published_once, "_now_ms", lambda: now_ms[0])
+    with open_bus(tmp_path) as bus:
+        store = IdempotencyStore(tmp_path / "log.db")
+        bus.create_stream("orders")
+
+        async def publish(name: str, tenant_id: str = "default") -> list[Receipt]:
+            once, config = store.once(tenant_id, name), EventConfig(event_type="t")
+            return await bus.publishing.publish_once(once, config, [{}, {}], "orders")
+
+        first, again, other, of_other = [asyncio.run(publish(*call)) for call in (("a",), ("a",), ("b",), ("a", "acme"))]
+        assert [(each.event_id, each.position) for each in first] == [(each.event_id, each.position) for each in again]
+        assert [each.duplicate for each in (*first, *again, *other, *of_other)] == [False, False, True, True, *[False] * 4]
+        now_ms[0] += published_once.KEPT_MS
+        assert not any(each.duplicate for each in asyncio.run(publish("a")))
+        with sqlite3.connect(tmp_path / "log.db") as db:
+            assert db.execute("SELECT count(*) FROM published_once").fetchone() == (1,)
+        db.close()
+        store.close()

@@ -433,7 +433,7 @@ async def test_what_needs_the_bus_in_process_says_what_to_do_instead(kind: str, 
             lambda: bus.projections.apply(dict),
             lambda: bus.dead_letters.box(),
             lambda: bus.schemas.guard("default", "sch_1"),
-            lambda: bus.consumer("g", ["orders"], max_unacknowledged=1),
+            lambda: bus.consumer("g", ["orders"], on_assigned=print),
         ]
         for call in calls:
             with pytest.raises(NotRemoteError, match="not possible over HTTP: "):

@@ -32,6 +32,7 @@ from event_streaming_bus.sourcing.lifecycle import AggregateLifecycle
 from event_streaming_bus.sourcing.projections import ProjectionService
 from event_streaming_bus.sourcing.service import EventSourcingService
 from event_streaming_bus.store.aggregate_errors import VersionConflictError
+from event_streaming_bus.store.settings import Settings
 
 SERVICES: list[type[Any]] = [
     AggregateLifecycle,
@@ -46,6 +47,7 @@ SERVICES: list[type[Any]] = [
     ProjectionService,
     RoutingService,
     SchemaRegistryService,
+    Settings,
     StreamManagementService,
     TokenService,
 ]

@@ -266,17 +266,6 @@ def test_kustomize_builds_what_is_applied(tmp_path: Path) -> None:
     assert reference["key"] in secret["data"]
 
 
-def test_docker_compose_accepts_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if (
-        not shutil.which("docker")
-        or subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode
-    ):
-        pytest.skip("docker compose is not installed")
-    monkeypatch.setenv("ESB_MASTER_KEY", "AAAA")
-    monkeypatch.setenv("GRAFANA_ADMIN_PASSWORD", "for this test")
-    tool("docker", "compose", "-f", DEPLOY / "compose.yaml", "--profile", "kafka", "config", "--quiet", folder=tmp_path)
-
-
 def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     unit = tmp_path / "event-streaming-bus.service"
     unit.write_text(UNIT.replace("/opt/event-streaming-bus/bin/esb", str(ESB)), "utf-8")

@@ -392,6 +392,7 @@ async def test_by_default_later_fields_replace_earlier_ones(service: EventSourci
         "last_event_timestamp": "1970-01-01T00:00:02.000Z",
         "snapshot_version": None,
         "events_replayed": 2,
+        "fold": "the default fold",
     }
 
 

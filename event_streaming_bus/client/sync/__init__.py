@@ -24,6 +24,7 @@ _NAMES: Final = {
     "RoutingService": "event_streaming_bus.client.sync.routing",
     "SchemaRegistryService": "event_streaming_bus.client.sync.schemas",
     "ServerUnreachableError": "event_streaming_bus.client.client_errors",
+    "Settings": "event_streaming_bus.client.sync.settings",
     "StreamCatalog": "event_streaming_bus.client.sync.streams",
     "StreamManagementService": "event_streaming_bus.client.sync.processors",
     "TokenService": "event_streaming_bus.client.sync.tokens",
@@ -48,6 +49,7 @@ __all__ = [
     "RoutingService",
     "SchemaRegistryService",
     "ServerUnreachableError",
+    "Settings",
     "StreamCatalog",
     "StreamManagementService",
     "TokenService",
@@ -71,6 +73,7 @@ if TYPE_CHECKING:
     from event_streaming_bus.client.sync.publishing import EventPublishingService
     from event_streaming_bus.client.sync.routing import RoutingService
     from event_streaming_bus.client.sync.schemas import SchemaRegistryService
+    from event_streaming_bus.client.sync.settings import Settings
     from event_streaming_bus.client.sync.sourcing import EventSourcingService
     from event_streaming_bus.client.sync.streams import StreamCatalog
     from event_streaming_bus.client.sync.tokens import TokenService

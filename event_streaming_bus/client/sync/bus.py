@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from event_streaming_bus.client.sync.processors import StreamManagementService
     from event_streaming_bus.client.sync.projections import ProjectionService
     from event_streaming_bus.client.sync.routing import RoutingService
+    from event_streaming_bus.client.sync.settings import Settings
     from event_streaming_bus.client.sync.sourcing import EventSourcingService
     from event_streaming_bus.client.sync.tokens import TokenService
 
@@ -122,6 +123,13 @@ class RemoteBus:
         from event_streaming_bus.client.sync.audit import AuditService
 
         return AuditService(self._connection)
+
+    @cached_property
+    def settings(self) -> "Settings":
+        """What can be changed while the server runs."""
+        from event_streaming_bus.client.sync.settings import Settings
+
+        return Settings(self._connection)
 
     @property
     def storage(self) -> NoReturn:

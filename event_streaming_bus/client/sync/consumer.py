@@ -12,6 +12,7 @@ from typing import Any, Final
 from event_streaming_bus.client.client_errors import ServerUnreachableError, not_remote
 from event_streaming_bus.client.options import ClientOptions
 from event_streaming_bus.client.pulse import Pulse
+from event_streaming_bus.client.requests import given
 from event_streaming_bus.client.sync.connecting import Connection
 from event_streaming_bus.client.sync.positions import Positions
 from event_streaming_bus.client.sync.remote_service import Data
@@ -19,6 +20,7 @@ from event_streaming_bus.client.sync.session import MAX_POLL_EVENTS, MAX_POLL_S,
 from event_streaming_bus.client.sync.waiting import Lock
 from event_streaming_bus.consumers.consumer import Batch
 from event_streaming_bus.errors import ClosedError, FencedError, InvalidInputError, UnknownMemberError
+from event_streaming_bus.flows.retry_policy import RetryPolicy
 from event_streaming_bus.models import DEFAULT_TENANT, Event, Split
 
 _MAX_EVENTS: Final = 100_000
@@ -35,8 +37,8 @@ class Consumer(Positions):
     server with the next poll or commit, before anything else; the server commits it within a moment. Where the server has lost
     the member, for it was started anew, say, the next poll joins again, and what was not committed is delivered again.
 
-    The pause before redeliveries, the window of unacknowledged events (10,000) and how often it commits (about five times a
-    second, whatever ``commit_interval_ms``) are the server's. Payloads come as JSON.
+    How often it commits is the server's to say: about five times a second, whatever ``commit_interval_ms``. The server accepts
+    ``max_unacknowledged`` up to 100,000. Payloads come as JSON.
     Iterating reads ``max_poll_events`` ahead, so that a CRITICAL event comes behind those that are here already.
     """
 
@@ -51,6 +53,8 @@ class Consumer(Positions):
         max_poll_events: int = 500,
         tenant_id: str = DEFAULT_TENANT,
         commit_interval_ms: int = 100,
+        max_unacknowledged: int = 10_000,
+        retry: RetryPolicy | None = None,
         token: str | None = None,
         options: ClientOptions | None = None,
         **local: Any,
@@ -61,7 +65,12 @@ class Consumer(Positions):
             raise InvalidInputError("streams: expected a list of at least one name or id", path="streams")
         _check_count("max_poll_events", max_poll_events)
         super().__init__(Session(url, token=token, options=options), group, tenant_id)
-        self._wanted, self._client_id = list(streams), client_id
+        self._wanted = {
+            "streams": list(streams),
+            "client_id": client_id,
+            "max_unacknowledged": max_unacknowledged,
+            **given(retry=None if retry is None else retry.to_data()),
+        }
         self._auto_commit, self._max_poll_events = auto_commit, max_poll_events
         self.counts: Counter[str] = Counter()
         """``put_out``, ``redelivered``, ``parked`` and ``not_in_hand`` (what the server was told of in vain): how often."""
@@ -233,7 +242,7 @@ class Consumer(Positions):
         if self._is_lost:
             self._lose(FencedError(f"Member '{self._member_id}' was put out of consumer group '{self._group}'."))
         if self._member_id is None:
-            told = self._session.join(self._group, self._wanted, self._client_id, self._tenant_id)
+            told = self._session.join(self._group, self._wanted, self._tenant_id)
             self._hands.clear()
             self._batch = 0
             self._member_id, self._generation, self._assigned = told["member_id"], told["generation"], told
@@ -269,6 +278,7 @@ class Consumer(Positions):
         has_changed = told["generation"] != self._generation
         self._generation, self._assigned = told["generation"], told
         if has_changed:
+            self._note_paused(told)
             self._hands.keep_of({(each["stream"], each["partition"]) for each in told["assignment"]})
 
     def __enter__(self) -> "Consumer":

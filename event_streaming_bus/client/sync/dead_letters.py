@@ -2,17 +2,26 @@
 """The dead letters of a server."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
+
+import msgspec
 
 from event_streaming_bus.client.client_errors import not_remote
 from event_streaming_bus.client.requests import given, path_of
 from event_streaming_bus.client.sync.remote_service import Data, RemoteService
+from event_streaming_bus.errors import InvalidInputError
+from event_streaming_bus.flows.letter_retries import LetterReport
 from event_streaming_bus.models import DEFAULT_TENANT
 from event_streaming_bus.store.letters import LetterFilter, LetterStatus
 
 _LETTERS = "dead-letters"
 _RETRYING_S = 600.0
+_MAX_REPORTS = 100_000
+
+
+class _Reports(msgspec.Struct):
+    reports: list[LetterReport]
 
 
 class DeadLetterService(RemoteService):
@@ -122,9 +131,10 @@ class DeadLetterService(RemoteService):
         where: LetterFilter | None = None,
         sql: str | None = None,
         tenant_id: str = DEFAULT_TENANT,
-    ) -> NoReturn:
-        """Raises ``NotRemoteError``: reports do not come one by one."""
-        raise not_remote("a report of each letter as it is retried", "retry_dead_letters reports when all is done")
+    ) -> Iterator[LetterReport]:
+        """Retry letters, blocking; their reports come when the server is done with all, those of letters that were not retried
+        first. At most 100,000 come: of more letters, as many as the server would tell of."""
+        return self._connection.now(self._reports("retry", ids, where, sql, tenant_id))
 
     def drop(
         self,
@@ -133,13 +143,28 @@ class DeadLetterService(RemoteService):
         where: LetterFilter | None = None,
         sql: str | None = None,
         tenant_id: str = DEFAULT_TENANT,
-    ) -> NoReturn:
-        """Raises ``NotRemoteError``: reports do not come one by one."""
-        raise not_remote("a report of each letter as it is dropped", "drop_dead_letters reports when all is done")
+    ) -> Iterator[LetterReport]:
+        """Drop letters, blocking: they stay on ``_dead_letters``, but are done with. Reports come as those of ``retry``."""
+        return self._connection.now(self._reports("drop", ids, where, sql, tenant_id))
 
-    def count(self, where: LetterFilter | None = None, tenant_id: str = DEFAULT_TENANT, *, sql: str | None = None) -> NoReturn:
-        """Raises ``NotRemoteError``."""
-        raise not_remote("counting letters", "preview_retry tells how many there are of each kind")
+    def _reports(
+        self, what: str, ids: Sequence[str] | None, where: LetterFilter | None, sql: str | None, tenant_id: str
+    ) -> Iterator[LetterReport]:
+        body = _selection(ids, where, sql) | {"max_reports": _MAX_REPORTS}
+        path = path_of(_LETTERS, what)
+        told = self._asked(_Reports, "POST", path, tenant_id, body, is_repeatable=True, more_s=_RETRYING_S)
+        return iter(told.reports)
+
+    def count(self, where: LetterFilter | None = None, tenant_id: str = DEFAULT_TENANT, *, sql: str | None = None) -> int:
+        """How many OPEN letters the filter wants, or ``sql`` finds. Blocks."""
+        if (where is None) == (sql is None):
+            raise InvalidInputError("ids, filter, sql: expected one of the three: the ids of dead letters, a filter, or a query")
+        if where is not None and where.status is not LetterStatus.OPEN:
+            raise InvalidInputError("filter.status: only OPEN letters can be retried or dropped; leave it out")
+        fields = {} if where is None else {name: getattr(where, name) for name in where.__struct_fields__ if name != "status"}
+        path = path_of(_LETTERS, "count", sql=sql, **fields)
+        told: Data = self._connection.now(self._asked(Data, "GET", path, tenant_id, more_s=_RETRYING_S))
+        return int(told["count"])
 
     def box(self, tenant_id: str = DEFAULT_TENANT) -> NoReturn:
         """Raises ``NotRemoteError``."""

@@ -99,13 +99,22 @@ class Positions:
                 self._id_of(stream)
         self._hands.forget(is_meant)
 
-    def pause(self, *partitions: Partition) -> NoReturn:
-        """Raises ``NotRemoteError``."""
-        raise not_remote("pausing partitions", "pause the group, or stop polling")
+    def pause(self, *partitions: Partition) -> None:
+        """Hand out nothing of these partitions, until ``resume`` or a rebalance. Blocks. Raises ``InvalidStateError`` for one
+        that is not assigned."""
+        self._set_paused(partitions, paused=True)
 
-    def resume(self, *partitions: Partition) -> NoReturn:
-        """Raises ``NotRemoteError``."""
-        raise not_remote("pausing partitions", "pause the group, or stop polling")
+    def resume(self, *partitions: Partition) -> None:
+        """Go on with paused partitions. Blocks."""
+        self._set_paused(partitions, paused=False)
+
+    def _set_paused(self, partitions: Sequence[Partition], *, paused: bool) -> None:
+        meant = [{"stream": each.stream_id, "partition": each.partition} for each in partitions]
+        self._note_paused(self._session.set_paused(self._member(), meant, self._tenant_id, paused=paused))
+
+    def _note_paused(self, told: Mapping[str, Any]) -> None:
+        """The server has told what this member reads."""
+        self._hands.pause((each["stream"], each["partition"]) for each in told["assignment"] if each["is_paused"])
 
     def _id_of(self, stream: str) -> str:
         if stream not in self._ids:

@@ -123,6 +123,10 @@ class EventPublishingService(RemoteService):
             self.publish_batch(event_config, payloads, stream_id, tenant_id, user_id, keys=keys, timestamps_ms=timestamps_ms)
         )
 
+    def publish_once(self, *given: object, **named: object) -> NoReturn:
+        """Raises ``NotRemoteError``: every call of ``publish_batch`` is one that the server carries out once."""
+        raise not_remote("naming a publication that is to be made once", "publish_batch is carried out once, whatever happens")
+
     def prepare(self, *given: object, **named: object) -> NoReturn:
         """Raises ``NotRemoteError``: what is to be appended is made by the server."""
         raise not_remote("preparing a publication", "publish_batch publishes it")

@@ -10,10 +10,9 @@ import msgspec
 
 from event_streaming_bus.client.answers import RecordedEventData, aggregate_of, recorded_of
 from event_streaming_bus.client.client_errors import not_remote
-from event_streaming_bus.client.requests import given, path_of
+from event_streaming_bus.client.requests import given, json_of, path_of
 from event_streaming_bus.client.sync.lifecycle import AggregateLifecycle
 from event_streaming_bus.client.sync.remote_service import Data, RemoteService
-from event_streaming_bus.client.sync.waiting import sleep
 from event_streaming_bus.errors import InvalidInputError
 from event_streaming_bus.models import DEFAULT_TENANT, JsonValue, time_ms
 from event_streaming_bus.sourcing.folds.aggregate import Aggregate as AggregateClass
@@ -24,7 +23,7 @@ from event_streaming_bus.store.aggregates import AggregateInfo, AggregateStatus,
 from event_streaming_bus.store.recorded import EVERY_EVENT, EventQuery, Recorded, RecordedEvent
 
 _SOURCING: Final = "event-sourcing"
-_LOOK_S: Final = 0.25
+_WAIT_S: Final = 20.0
 _PAGE_EVENTS: Final = 1000
 _MOST_EVENTS: Final = 10_000
 _REBUILDING_S: Final = 60.0
@@ -44,7 +43,7 @@ class EventSourcingService(RemoteService):
     server has.
 
     An append that has to be sent again, because the connection was lost, has an idempotency key: nothing is there twice. Payloads
-    come as JSON. Where an event is on its stream is not told, nor which fold has made a state.
+    come as JSON.
     """
 
     # --- appending ----------------------------------------------------------------------------------------------------
@@ -170,7 +169,7 @@ class EventSourcingService(RemoteService):
         as_of_version: int | None = None,
         as_of_time: str | int | datetime | None = None,
     ) -> Aggregate:
-        """The aggregate as it is, as it was at a version, or as its events up to a time make it. ``fold`` is not told."""
+        """The aggregate as it is, as it was at a version, or as its events up to a time make it."""
         told = self.reconstruct_aggregate(
             aggregate_id,
             aggregate_type,
@@ -188,7 +187,7 @@ class EventSourcingService(RemoteService):
             last_timestamp_ms=None if last is None else time_ms(last),
             snapshot_version=told["snapshot_version"],
             events_replayed=told["events_replayed"],
-            fold="",
+            fold=told["fold"],
         )
 
     def load(self, kind: type[AggregateClass], aggregate_id: str, tenant_id: str = DEFAULT_TENANT) -> NoReturn:
@@ -232,9 +231,10 @@ class EventSourcingService(RemoteService):
             )
         return info
 
-    def list_types(self, tenant_id: str = DEFAULT_TENANT) -> NoReturn:
-        """Raises ``NotRemoteError``."""
-        raise not_remote("listing the types of aggregates", "ask for the aggregates of a type that you know")
+    def list_types(self, tenant_id: str = DEFAULT_TENANT) -> list[str]:
+        """The types of aggregates that there are, or that a retention was set for."""
+        told: dict[str, Any] = self._asked(Data, "GET", path_of(_SOURCING, "types"), tenant_id)
+        return list(told["aggregate_types"])
 
     def list_aggregates(
         self,
@@ -272,27 +272,35 @@ class EventSourcingService(RemoteService):
         limit: int = 1000,
     ) -> EventPage:
         """A page of the events of all aggregates that fit, in the order in which they were recorded; at most 1000."""
-        if query.aggregate_ids is not None or query.where is not None:
-            raise not_remote("reading events by aggregate_ids or where", "read by types, and look at the rest here")
+        return self._page(query, tenant_id, after_position, limit, 0.0)
+
+    def _page(self, query: EventQuery, tenant_id: str, after_position: int, limit: int, timeout_s: float) -> EventPage:
+        """A page, for whose first event the server waits so long."""
         path = path_of(
             _SOURCING,
             "events",
-            aggregate_types=query.aggregate_types,
-            event_types=query.event_types,
+            aggregate_types=_names(query.aggregate_types),
+            event_types=_names(query.event_types),
+            aggregate_ids=_names(query.aggregate_ids),
+            where=None if query.where is None else json_of(query.where).decode(),
             after_position=after_position,
             limit=limit,
+            timeout_ms=int(timeout_s * 1000) or None,
         )
-        page = self._asked(_Page, "GET", path, tenant_id)
+        page = self._asked(_Page, "GET", path, tenant_id, more_s=timeout_s)
         return EventPage([each.event(self._tenant(tenant_id)) for each in page.events], page.position, page.is_end)
 
     def subscribe(
         self, query: EventQuery = EVERY_EVENT, tenant_id: str = DEFAULT_TENANT, *, after_position: int = 0
     ) -> Iterator[RecordedEvent]:
-        """The events that fit, from after a position on, and then those that are recorded, for ever: the server is asked four
-        times a second. To go on later, keep the position of the last event that was dealt with."""
+        """The events that fit, from after a position on, and then those that are recorded, for ever: the server answers as soon
+        as there are any. To go on later, keep the position of the last event that was dealt with."""
         while True:
-            page = self.read(query, tenant_id, after_position=after_position, limit=_PAGE_EVENTS)
+            page = self._page(query, tenant_id, after_position, _PAGE_EVENTS, _WAIT_S)
             yield from page.events
             after_position = page.position
-            if page.is_end:
-                sleep(_LOOK_S)
+
+
+def _names(names: Sequence[str] | None) -> Sequence[str] | None:
+    """Names as a query has them. Where none is wanted, that is one that nothing has: a query cannot say so of an empty list."""
+    return names if names is None or names else [""]

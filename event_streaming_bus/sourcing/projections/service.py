@@ -4,10 +4,11 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from event_streaming_bus.errors import InUseError, InvalidInputError, QueryError, StorageError
+from event_streaming_bus.errors import InUseError, InvalidInputError, NotFoundError, QueryError, StorageError
 from event_streaming_bus.models import DEFAULT_TENANT, rfc3339
 from event_streaming_bus.registry.readers import StorageReaders
 from event_streaming_bus.sourcing.projection_errors import (
@@ -154,7 +155,11 @@ class ProjectionService:
 
         def work() -> list[dict[str, Any]]:
             head, is_run = self._events.head(tenant_id), self._runner.owner is not None
-            return [self._status(each, head, is_run=is_run) for each in self._store.projections(tenant_id)]
+            told = []
+            for each in self._store.projections(tenant_id):
+                with suppress(NotFoundError):  # it was deleted a moment ago
+                    told.append(self._status(each.name, tenant_id, head, is_run=is_run)[1])
+            return told
 
         return await asyncio.to_thread(work)
 
@@ -165,8 +170,8 @@ class ProjectionService:
         """
 
         def work() -> dict[str, Any]:
-            record = self._find(name, tenant_id)
-            status = self._status(record, self._events.head(tenant_id), is_run=self._runner.owner is not None)
+            head, is_run = self._events.head(tenant_id), self._runner.owner is not None
+            record, status = self._status(name, tenant_id, head, is_run=is_run)
             return status | {"definition": kept_definition(record.definition).to_data()}
 
         told = await asyncio.to_thread(work)
@@ -184,16 +189,16 @@ class ProjectionService:
         rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
         return [{key: value for key, value in row.items() if key != "at_ms"} | {"at": rfc3339(row["at_ms"])} for row in rows]
 
-    def _find(self, name: str, tenant_id: str) -> ProjectionRecord:
-        return found(self._store.find(tenant_id, name), name)
+    def _found(self, name: str, tenant_id: str) -> tuple[ProjectionRecord, Builds]:
+        """A projection and its builds, as they are at one moment."""
+        record, builds = self._store.find_with_builds(tenant_id, name)
+        record = found(record, name)
+        return record, builds_of(record, builds)
 
-    def _builds(self, record: ProjectionRecord) -> Builds:
-        return builds_of(record, self._store.builds(record.tenant_id, record.name))
-
-    def _status(self, record: ProjectionRecord, head: int, *, is_run: bool) -> dict[str, Any]:
-        builds = self._builds(record)
+    def _status(self, name: str, tenant_id: str, head: int, *, is_run: bool) -> tuple[ProjectionRecord, dict[str, Any]]:
+        record, builds = self._found(name, tenant_id)
         active, building = (None if each is None else self._runner.follower(each) for each in builds)
-        return status_data(record, builds, (active, building), head, is_run=is_run)
+        return record, status_data(record, builds, (active, building), head, is_run=is_run)
 
     # --- asking -----------------------------------------------------------------------------------------------------------
 
@@ -253,7 +258,7 @@ class ProjectionService:
         return _not_before(answer_data(answer), at)
 
     def _answering(self, name: str, tenant_id: str) -> tuple[BuildRecord, ProjectionDefinition]:
-        active = self._builds(self._find(name, tenant_id)).active
+        active = self._found(name, tenant_id)[1].active
         if active is None:
             raise ProjectionNotRunningError(f"The projection {name} has no rows yet.", name=name)
         return active, kept_definition(active.definition)
@@ -313,8 +318,8 @@ class ProjectionService:
         run_at_s = time.monotonic()
         until_s = run_at_s + timeout_s
         while True:
-            record = await asyncio.to_thread(self._find, name, tenant_id)
-            active = (await asyncio.to_thread(self._builds, record)).active
+            record, builds = await asyncio.to_thread(self._found, name, tenant_id)
+            active = builds.active
             if active is None:
                 raise ProjectionNotRunningError(f"The projection {name} has no rows yet.", name=name)
             follower = self._runner.follower(active)
