@@ -16,6 +16,11 @@ def headers_of(scope: Any, name: str) -> list[str]:
     return [value.decode("latin-1") for key, value in scope["headers"] if key.lower() == wanted]
 
 
+def header_of(scope: Any, name: bytes) -> str | None:
+    """The first value of a header, whose name is given in lower case, as servers give names on."""
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)
+
+
 async def body_of(receive: Receive, most: int) -> tuple[bytes, Receive]:
     """``(the body, what gives the same body on)``; of a longer body its beginning, and what gives on all of it."""
     messages: list[Any] = []

@@ -8,6 +8,7 @@ import msgspec
 from litestar import Controller, Request, Response, get, post
 
 from event_streaming_bus.api.acting import user_of
+from event_streaming_bus.api.asgi import header_of
 from event_streaming_bus.api.bodies import Integer, decode
 from event_streaming_bus.api.idempotency import derived_event_id, origin_of
 from event_streaming_bus.api.services import Services
@@ -118,7 +119,7 @@ async def _publish(
     A request with an idempotency key and many events is looked for as a whole instead of by their ids. Which of the two it is
     follows from the request, so it is the same when it comes again.
     """
-    trace, origin = request.headers.get("traceparent"), origin_of(request)
+    trace, origin = header_of(request.scope, b"traceparent"), origin_of(request)
     once = None if origin is None else _once(services, tenant_of(request), origin, events)
     if trace is not None or (origin is not None and once is None):
         events = [

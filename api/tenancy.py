@@ -6,11 +6,13 @@ from typing import Any, Final
 from litestar import Request
 
 from event_streaming_bus.access.model import Principal
+from event_streaming_bus.api.asgi import header_of
 from event_streaming_bus.models import DEFAULT_TENANT
 
 TENANT_HEADER: Final = "X-Tenant-Id"
 ANONYMOUS: Final = "anonymous"
 _PRINCIPAL: Final = "principal"
+_TENANT: Final = TENANT_HEADER.lower().encode()
 
 
 def tenant_of(request: Request[Any, Any, Any]) -> str:
@@ -18,7 +20,7 @@ def tenant_of(request: Request[Any, Any, Any]) -> str:
     so may everybody where nobody has to say who they are; others that do were refused before this is asked."""
     principal = principal_of(request.scope)
     if principal is None or principal.is_for_all_tenants:
-        return request.headers.get(TENANT_HEADER) or DEFAULT_TENANT
+        return header_of(request.scope, _TENANT) or DEFAULT_TENANT
     return principal.tenant_id
 
 

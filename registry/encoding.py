@@ -12,6 +12,8 @@ from event_streaming_bus.registry.guards import SchemaGuard
 from event_streaming_bus.registry.service import SchemaRegistryService
 
 _encode: Final = msgspec.json.Encoder().encode
+_decode: Final = msgspec.json.Decoder().decode
+_TEXT: Final = (bytes, msgspec.Raw)
 
 
 class Encoded(msgspec.Struct):
@@ -94,10 +96,10 @@ def _read(writer: SchemaGuard, data: bytes, where: str) -> Any:
 
 def as_json(payload: JsonValue, index: int, all_payloads: Sequence[Any]) -> bytes:
     """The payload as JSON text. Raises ``InvalidInputError``, naming which of all payloads it is."""
-    if isinstance(payload, bytes | msgspec.Raw):
+    if isinstance(payload, _TEXT):
         data = bytes(payload)
         try:
-            msgspec.json.decode(data)
+            _decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidInputError(f"payload{at(index, all_payloads)}: not JSON: {error}", index=index) from error
         return data

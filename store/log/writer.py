@@ -183,6 +183,9 @@ class Transaction:
         seen = self._seen  # not self, which holds the result: in a circle, all the events would wait for the garbage collector
 
         def receipts() -> list[Receipt]:
+            if len(placed) == 1 and len(placed[0][2]) == len(event_ids):  # all of them, one behind the other
+                split, first, _ = placed[0]
+                return [Receipt(event_id, Position(split, offset)) for offset, event_id in enumerate(event_ids, first)]
             by_index: dict[int, Receipt] = {**known, **kept}
             for split, first, indexes in placed:
                 for offset, i in enumerate(indexes, first):
