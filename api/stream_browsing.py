@@ -182,7 +182,7 @@ def _backwards(log: EventLog, split: Split, end: int, begin: int) -> Iterator[_P
 def _pieces(batch: RecordBatch) -> Iterator[RecordBatch]:
     """Its events, few at a time: most pages need but some of a batch."""
     batch.timestamps_ms()  # decodes it once, for all of its pieces
-    for offset in range(batch.offset, batch.end_offset, _SLICE_EVENTS):
+    for offset in range(batch.offset, batch.offset + batch.count, _SLICE_EVENTS):
         yield batch.slice(offset, offset + _SLICE_EVENTS)
 
 

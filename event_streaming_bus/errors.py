@@ -131,6 +131,10 @@ class StorageError(BusError):
     """The storage below failed. Nothing of the failed operation was kept."""
 
 
+class LostTransactionError(StorageError):
+    """The Kafka brokers gave a transaction up before it was committed. Nothing was written; try again."""
+
+
 class DiskFullError(StorageError):
     """The disk is full. Nothing of this append was kept; free some space and publish again."""
 

@@ -36,6 +36,7 @@ class Progress(msgspec.Struct, frozen=True):
 class Chunk(msgspec.Struct, frozen=True):
     """Neighbouring events of one split as the source read them, or (``split`` is ``None``) just progress.
 
+    ``end``: where the source goes on reading; offsets before it that hold no event belong to the chunk.
     ``watermark_ms``: the largest timestamp of the split before ``begin``. ``future``: the indexes of events whose time is too far
     after they were appended; neither watermark counts them.
     """

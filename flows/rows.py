@@ -53,7 +53,7 @@ class ChunkRows:
         self._batches = chunk.batches
         self._split = split
         self._begin = chunk.begin
-        self.count = chunk.end - chunk.begin
+        self.count = sum(batch.count for batch in chunk.batches)
         self.roots: Sequence[int] = range(self.count)
         self._columns: dict[str, Sequence[Any]] = {}
         self._constants: dict[str, tuple[bool, Any]] = {}

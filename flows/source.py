@@ -21,6 +21,7 @@ from event_streaming_bus.store.log.base import EventLog
 from event_streaming_bus.store.log.record_batch import RecordBatch
 
 MAX_CHUNK_EVENTS: Final = 16_384
+_MAX_CHUNKS: Final = 64
 _READ_BYTES: Final = 1 << 21
 _POLL: Final = timedelta(milliseconds=8)
 _TICK_MS: Final = 200
@@ -99,7 +100,7 @@ class LogPartition(StatefulSourcePartition[Chunk, SourceState]):
         self._told: dict[str, int] = {}
         self._greeted = False
         self._finished = False
-        self._version: int | None = None
+        self._drained: dict[EventPriority, int | None] = dict.fromkeys(LANES)  # the log's version when a lane was read to its end
         self._newest_ms: int | None = None
         self._tick_at_ms = 0
         self._awake: datetime | None = None
@@ -111,9 +112,8 @@ class LogPartition(StatefulSourcePartition[Chunk, SourceState]):
         if not self._greeted:
             self._greeted = True
             return [Chunk(Progress(self._positions(), self._news()))]
-        chunk = self._next_chunk()
-        if chunk is not None:
-            return [chunk]
+        if chunks := self._next_chunks():
+            return chunks
         if self._options.until is not None:
             self._finished = True
             names = tuple(map(str, self._splits.values()))
@@ -149,31 +149,41 @@ class LogPartition(StatefulSourcePartition[Chunk, SourceState]):
             self._newest_ms = None  # all that could close has been told; the next event starts over
         return [Chunk(Progress(self._positions(), self._news(), clock_ms=now_ms))]
 
+    def _next_chunks(self) -> list[Chunk]:
+        """What is there to read: one chunk, or several where they are small, so that their results are written together."""
+        chunks: list[Chunk] = []
+        count = 0
+        while count < MAX_CHUNK_EVENTS and len(chunks) < _MAX_CHUNKS and (chunk := self._next_chunk()) is not None:
+            chunks.append(chunk)
+            count += sum(batch.count for batch in chunk.batches)
+        return chunks
+
     def _next_chunk(self) -> Chunk | None:
         self._fill()
         lane = self._pick()
         if lane is None:
             return None
         split, buffer = self._splits[lane], self._buffers[lane]
-        begin = self._offsets[lane]
+        begin = buffer[0].offset  # where some offsets hold no event, a chunk ends before them and the next begins behind
         stop = next((cut for cut in self._cuts[lane] if cut > begin), None)
         batches: list[RecordBatch] = []
         count = 0
-        while buffer and count < MAX_CHUNK_EVENTS and (stop is None or begin + count < stop):
+        while buffer and count < MAX_CHUNK_EVENTS and buffer[0].offset == begin + count and begin + count != stop:
             batch = buffer.popleft()
             if stop is not None and batch.end_offset > stop:
-                buffer.appendleft(batch.slice(stop, batch.end_offset))
+                if batch.offset + batch.count > stop:
+                    buffer.appendleft(batch.slice(stop, batch.end_offset))
                 batch = batch.slice(batch.offset, stop)
             batches.append(batch)
             count += batch.count
-        self._offsets[lane] = begin + count
+        self._offsets[lane] = end = batches[-1].end_offset
         newest, future = self._newest(batches)
         before_ms = self._watermarks[lane]
         if newest is not None:
             self._newest_ms = max(newest[0], self._newest_ms or newest[0])
             self._watermarks[lane] = newest[0] if before_ms is None else max(newest[0], before_ms)
-        progress = Progress({str(split): begin + count}, self._news(), split=str(split), newest=newest)
-        return Chunk(progress, split, begin, begin + count, before_ms, tuple(batches), future)
+        progress = Progress({str(split): end}, self._news(), split=str(split), newest=newest)
+        return Chunk(progress, split, begin, end, before_ms, tuple(batches), future)
 
     def _newest(self, batches: list[RecordBatch]) -> tuple[tuple[int, int] | None, frozenset[int]]:
         """``(time, time of appending)`` of the newest event, and the indexes of those too far ahead of when they were
@@ -197,17 +207,15 @@ class LogPartition(StatefulSourcePartition[Chunk, SourceState]):
     def _fill(self) -> None:
         """Read ahead in every lane that has nothing buffered, if the log has changed since the last look."""
         version = self._log.version()
-        if version == self._version and not any(self._buffers.values()):
-            return
-        drained = True
         for lane, split in self._splits.items():
-            if self._buffers[lane]:
-                drained = False
+            if self._buffers[lane] or self._drained[lane] == version:
                 continue
             batches = self._read(split, self._offsets[lane])
-            self._buffers[lane].extend(batches)
-            drained = drained and not batches
-        self._version = version if drained else None
+            if not batches:
+                self._drained[lane] = version
+                continue
+            self._offsets[lane] = batches[0].offset if batches[0].count else batches[0].end_offset
+            self._buffers[lane].extend(batch for batch in batches if batch.count)
 
     def _read(self, split: Split, offset: int) -> list[RecordBatch]:
         until = None if self._options.until is None else self._options.until[split]

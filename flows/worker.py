@@ -34,6 +34,8 @@ from event_streaming_bus.flows.runner import (
 from event_streaming_bus.flows.spec import load_flow
 from event_streaming_bus.store.storage import Storage, open_storage
 
+STORAGE_URL: Final = "ESB_WORKER_STORAGE"
+"""What opens the storage of the process that started the worker, if that is more than ``--data``."""
 EXIT_ERROR: Final = 1
 RECOVERY_PARTITIONS: Final = 4
 _PARENT_POLL_S: Final = 0.1
@@ -47,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     stop_on_signals()
     import_from_working_folder()
     try:
-        storage = open_storage(options.data)
+        storage = open_storage(os.environ.get(STORAGE_URL) or options.data)
         plan = _plan(options, storage)
         folder = snapshots_folder(storage, plan.tenant_id, plan.name)
         with _lock(folder, options.index):

@@ -13,7 +13,7 @@ from typing import IO, Final
 from event_streaming_bus.flows.plan import Plan
 from event_streaming_bus.flows.recovery import worker_log
 from event_streaming_bus.flows.runner import ends_to_json
-from event_streaming_bus.flows.worker import prepare_recovery
+from event_streaming_bus.flows.worker import STORAGE_URL, prepare_recovery
 from event_streaming_bus.models import Split
 from event_streaming_bus.store.storage import Storage
 
@@ -55,16 +55,21 @@ class WorkerGroup:
         try:
             with self.log_path.open("wb") as log:
                 for index in range(workers):
-                    self._processes.append(self._start([*command, "--index", str(index)], log))
+                    self._processes.append(self._start([*command, "--index", str(index)], log, storage.url))
         except BaseException:
             self.kill()  # the workers that did start would wait for the others for ever
             raise
 
     @staticmethod
-    def _start(command: list[str], log: IO[bytes]) -> "subprocess.Popen[bytes]":
+    def _start(command: list[str], log: IO[bytes], url: str) -> "subprocess.Popen[bytes]":
         # A session of its own: Ctrl-C in a terminal reaches the parent alone, which stops the workers in order.
         return subprocess.Popen(  # noqa: S603 - our own module
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env={**os.environ, STORAGE_URL: url},  # not on the command line, which anybody may read: it may hold a password
         )
 
     @property

@@ -2,8 +2,9 @@
 
 import os
 import threading
+from contextlib import closing
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from event_streaming_bus.errors import InvalidInputError
 from event_streaming_bus.models import StreamConfig, StreamInfo
@@ -12,10 +13,17 @@ from event_streaming_bus.store.catalog import Catalog
 from event_streaming_bus.store.groups import GroupStore
 from event_streaming_bus.store.history_records import DEAD_LETTER_STREAM, HISTORY_STREAM, SYSTEM_TENANT
 from event_streaming_bus.store.log.base import EventLog
+from event_streaming_bus.store.log.capabilities import capabilities_of
 from event_streaming_bus.store.log.embedded import EmbeddedLog
+from event_streaming_bus.store.log.streams import create_tables
+from event_streaming_bus.store.no_groups import NoGroups
 from event_streaming_bus.store.routes import RouteStore
 from event_streaming_bus.store.schemas import SchemaStore
 from event_streaming_bus.store.settings import Settings
+from event_streaming_bus.store.sqlite import Database
+
+if TYPE_CHECKING:
+    from event_streaming_bus.store.log.kafka_settings import KafkaSettings
 
 DEFAULT_FOLDER: Final = "./esb-data"
 _SCHEMES: Final = ("embedded:",)
@@ -25,15 +33,18 @@ class Storage:
     """Where a bus keeps things: ``log``, ``catalog``, ``schemas``, ``groups``, ``routes``, ``settings``, ``subject_keys``;
     ``folder`` for what is rebuilt from them.
 
-    ``synchronous`` is that of the log: commits of groups are as durable as events.
+    ``synchronous`` is that of the log: commits of groups are as durable as events. ``url``: what opens the same storage in
+    another process; the folder, unless the log is elsewhere.
     """
 
-    def __init__(self, folder: Path, log: EventLog, *, synchronous: str = "FULL") -> None:
+    def __init__(self, folder: Path, log: EventLog, *, synchronous: str = "FULL", url: str | None = None) -> None:
         self.folder = folder
+        self.url = url or str(folder)
         self.log = log
         self.catalog = Catalog(folder / "log.db")
         self.schemas = SchemaStore(folder / "log.db")
-        self.groups = GroupStore(folder / "log.db", synchronous=synchronous)
+        keeps_groups = capabilities_of(log).conditions  # they commit in the log's own database
+        self.groups = (GroupStore if keeps_groups else NoGroups)(folder / "log.db", synchronous=synchronous)
         self.routes = RouteStore(folder / "log.db")
         self.settings = Settings(folder / "log.db")
         self.aggregates = AggregateStore(folder / "log.db", log, synchronous=synchronous)
@@ -71,32 +82,65 @@ class Storage:
         self.subject_keys.close()
 
 
-_open: dict[Path, Storage] = {}
+_open: dict[tuple[Path, str], Storage] = {}
 _lock = threading.Lock()
 
 
 def data_folder(url: str | os.PathLike[str] | None = None) -> Path:
-    """The data folder that ``url`` names: a path, ``embedded:PATH``, or by default ``ESB_DATA`` or ``./esb-data``."""
-    text = os.fspath(url) if url is not None else os.environ.get("ESB_DATA") or DEFAULT_FOLDER
+    """The data folder that ``url`` names: a path, ``embedded:PATH``, a Kafka URL's ``data``, or by default ``ESB_DATA`` or
+    ``./esb-data``."""
+    text = _given(url)
+    if _is_kafka(text):
+        return _kafka_settings(text).folder
     for scheme in _SCHEMES:
         text = text.removeprefix(scheme)
     if "://" in text:
-        raise InvalidInputError(f"{text!r} is no data folder; expected a path or embedded:PATH")
+        raise InvalidInputError(f"{text.partition('://')[0]}:// is no data folder; expected a path, embedded:PATH or kafka://...")
     return Path(text).expanduser().resolve()
 
 
 def open_storage(url: str | os.PathLike[str] | None = None) -> Storage:
-    """The storage of a data folder, made if it is missing. The same folder gives the same object until it is closed."""
-    folder = data_folder(url)
+    """The storage of a data folder, made if it is missing; of a URL ``kafka://...``, with the log on Kafka and the rest in the
+    folder that it names. The same folder and cluster give the same object until it is closed."""
+    text = _given(url)
+    folder = data_folder(text)
+    key = folder, text if _is_kafka(text) else ""
     with _lock:
-        storage = _open.get(folder)
+        storage = _open.get(key)
         if storage is None:
             synchronous = os.environ.get("ESB_SYNCHRONOUS", "FULL").upper()
-            log = EmbeddedLog(folder, synchronous=synchronous)
+            log: EventLog = _kafka_log(text) if _is_kafka(text) else EmbeddedLog(folder, synchronous=synchronous)
             try:
-                storage = Storage(folder, log, synchronous=synchronous)
+                storage = Storage(folder, log, synchronous=synchronous, url=text if _is_kafka(text) else None)
             except BaseException:
                 log.close()
                 raise
-            _open[folder] = storage
+            _open[key] = storage
         return storage
+
+
+def _given(url: str | os.PathLike[str] | None) -> str:
+    return os.fspath(url) if url is not None else os.environ.get("ESB_DATA") or DEFAULT_FOLDER
+
+
+def _is_kafka(text: str) -> bool:
+    return text.startswith("kafka://")
+
+
+def _kafka_settings(url: str) -> "KafkaSettings":
+    from event_streaming_bus.store.log.kafka_settings import parse_url
+
+    return parse_url(url, DEFAULT_FOLDER)
+
+
+def _kafka_log(url: str) -> EventLog:
+    try:
+        from event_streaming_bus.store.log.kafka import KafkaLog
+    except ModuleNotFoundError as error:
+        if error.name != "confluent_kafka":
+            raise
+        raise InvalidInputError("kafka:// needs the package confluent-kafka: pip install confluent-kafka") from error
+    settings = _kafka_settings(url)
+    with closing(Database(settings.folder / "log.db")) as database, database.write_lock():
+        create_tables(database.connection())  # of an embedded log that holds nothing: the tables of the groups refer to them
+    return KafkaLog(settings)

@@ -109,7 +109,8 @@ class History:
         """The records from ``position`` on, at least to ``end``: ``(offset, record, when it was written in ms)``."""
         while position < end:
             for batch in self._storage.log.read(self._split, position, _READ_BYTES):
-                yield from zip(range(position, batch.end_offset), batch.payloads(), batch.timestamps_ms(), strict=True)
+                offsets = range(batch.offset, batch.offset + batch.count)
+                yield from zip(offsets, batch.payloads(), batch.timestamps_ms(), strict=True)
                 position = batch.end_offset
 
     def _load(self, cursor: duckdb.DuckDBPyConnection, records: Iterator[tuple[int, bytes, int]]) -> tuple[int, int] | None:

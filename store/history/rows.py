@@ -192,7 +192,7 @@ class Expander:
             stream=stream.name if stream is not None else None,
             lane=batch.split.lane.value,
             partition=batch.split.partition,
-            offset=list(range(batch.offset, batch.end_offset)),
+            offset=list(range(batch.offset, batch.offset + batch.count)),
             payload=payloads,
             timestamp=list(batch.timestamps_ms()),
             deliver_at=_values(batch, "deliver_at_ms"),
@@ -269,7 +269,7 @@ class Expander:
         **more: Any,
     ) -> None:
         stream = None if processor_id == PUBLISHER else self._stream(batch.split.stream_id)
-        event_ids, offsets = delivered_ids(batch, stream), list(range(batch.offset, batch.end_offset))
+        event_ids, offsets = delivered_ids(batch, stream), list(range(batch.offset, batch.offset + batch.count))
         if seen is not None:
             event_ids, offsets = [event_ids[i] for i in seen], [offsets[i] for i in seen]
         self._extend(
@@ -299,7 +299,7 @@ class Expander:
         runs = [Run(record.stream_id, record.lane, record.partition, offset, count) for offset, count in neighbours]
         event_ids: dict[int, str] = {}
         for _, batch in self._reader.batches(runs):
-            event_ids.update(zip(range(batch.offset, batch.end_offset), batch.column("event_id"), strict=True))
+            event_ids.update(zip(range(batch.offset, batch.offset + batch.count), batch.column("event_id"), strict=True))
         kept = [i for i in order if record.offsets[i] in event_ids]
         stream = self._stream(record.stream_id)
         self._extend(

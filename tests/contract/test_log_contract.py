@@ -14,6 +14,7 @@ from event_streaming_bus.errors import (
     ClosedError,
     FencedError,
     InvalidInputError,
+    InvalidStateError,
     OffsetOutOfRangeError,
     StreamNotFoundError,
 )
@@ -29,10 +30,21 @@ from event_streaming_bus.models import (
     StreamInfo,
 )
 from event_streaming_bus.store.log.base import Append, EventLog, Mark, Released, Schedule
-from event_streaming_bus.store.log.writer import partition_of
+from event_streaming_bus.store.log.capabilities import capabilities_of
+from event_streaming_bus.store.log.writer import partition_of as embedded_partition_of
 
 OpenLog = Callable[[], EventLog]
-PARTITIONS_OF_7 = [4, 1, 3, 1]
+PartitionOf = Callable[[str, int], int]
+PARTITIONS_OF_7 = {"embedded": [4, 1, 3, 1], "kafka": [2, 5, 3, 4]}
+
+
+@pytest.fixture
+def partition_of(backend: str) -> PartitionOf:
+    if backend == "embedded":
+        return embedded_partition_of
+    from event_streaming_bus.store.log.kafka_partitions import partition_of
+
+    return partition_of
 
 
 def event(event_id: str, data: bytes = b"{}", **fields: Any) -> Event:
@@ -58,10 +70,20 @@ def read_all(log: EventLog, info: StreamInfo) -> list[Event]:
         offset = log.begin_offsets(info.stream_id)[split]
         while batches := log.read(split, offset):
             for batch in batches:
-                assert batch.offset == offset
+                assert batch.offset == offset or (batch.offset > offset and not capabilities_of(log).dense_offsets)
                 events += batch.events()
                 offset = batch.end_offset
     return events
+
+
+def end_of(log: EventLog, info: StreamInfo, partition: int = 0) -> int:
+    """Where the next event goes."""
+    return log.end_offsets(info.stream_id)[split_of(info, partition)]
+
+
+def has_dropped(log: EventLog, told: int, events: int) -> bool:
+    """Whether retention told of so many events, or, where offsets may hold none, of no fewer offsets and not many more."""
+    return told == events if capabilities_of(log).dense_offsets else events <= told <= 3 * events
 
 
 # --- streams ----------------------------------------------------------------------------------------------------------
@@ -147,9 +169,8 @@ def test_a_dropped_stream_takes_its_committed_offsets_with_it(log: EventLog) -> 
         log.drop_stream(info.stream_id)
 
 
-@pytest.mark.parametrize(
-    "use",
-    [
+def test_a_stream_that_another_process_dropped_is_told_as_such(log: EventLog, log_factory: OpenLog) -> None:
+    uses: list[Callable[[EventLog, Split], object]] = [
         lambda log, split: log.read(split, 0),
         lambda log, split: log.begin_offsets(split.stream_id),
         lambda log, split: log.end_offsets(split.stream_id),
@@ -157,31 +178,27 @@ def test_a_dropped_stream_takes_its_committed_offsets_with_it(log: EventLog) -> 
         lambda log, split: log.offset_for_time(split, 1),
         lambda log, split: log.commit("g", {split: 1}),
         lambda log, split: log.wait({split: 0}, 0.0),
-    ],
-)
-def test_a_stream_that_another_process_dropped_is_told_as_such(
-    log: EventLog, log_factory: OpenLog, use: Callable[[EventLog, Split], object]
-) -> None:
-    info = stream(log)
-    log.read(split_of(info), 0)  # it knows the stream now
-    log_factory().drop_stream(info.stream_id)
-    with pytest.raises(StreamNotFoundError):
-        use(log, split_of(info))
+    ]
+    other = log_factory()
+    for i, use in enumerate(uses):
+        info = stream(log, f"s{i}")
+        log.read(split_of(info), 0)  # it knows the stream now
+        other.drop_stream(info.stream_id)
+        with pytest.raises(StreamNotFoundError):
+            use(log, split_of(info))
 
 
-@pytest.mark.parametrize(
-    "use",
-    [
+def test_a_partition_that_is_not_there_is_told_as_such(log: EventLog) -> None:
+    info = stream(log, partitions=2)
+    uses: list[Callable[[EventLog, Split], object]] = [
         lambda log, split: log.read(split, 0),
         lambda log, split: log.offset_for_time(split, 0),
         lambda log, split: log.commit("g", {split: 1}),
         lambda log, split: log.wait({split: 0}, 0.0),
-    ],
-)
-def test_a_partition_that_is_not_there_is_told_as_such(log: EventLog, use: Callable[[EventLog, Split], object]) -> None:
-    info = stream(log, partitions=2)
-    with pytest.raises(InvalidInputError, match="partitions 0 to 1"):
-        use(log, split_of(info, 2))
+    ]
+    for use in uses:
+        with pytest.raises(InvalidInputError, match="partitions 0 to 1"):
+            use(log, split_of(info, 2))
 
 
 # --- appending and reading --------------------------------------------------------------------------------------------
@@ -228,6 +245,8 @@ def test_every_codec_gives_back_what_it_was_given(log: EventLog, codec: Compress
     assert read_all(log, info) == events
 
 
+@pytest.mark.needs("codec_of_events")
+@pytest.mark.needs("stored_bytes")
 def test_an_events_own_codec_goes_before_the_streams(log: EventLog) -> None:
     info = stream(log, compression_type=CompressionType.NONE)
     data = b"x" * 100_000
@@ -238,7 +257,14 @@ def test_an_events_own_codec_goes_before_the_streams(log: EventLog) -> None:
     assert [e.data for e in read_all(log, info)] == [data, data]
 
 
-def test_events_of_a_key_keep_their_order_in_one_partition(log: EventLog) -> None:
+@pytest.mark.lacks("stored_bytes")
+def test_a_size_that_is_not_known_is_zero(log: EventLog) -> None:
+    info = stream(log)
+    put(log, info, "a")
+    assert log.stored_bytes(info.stream_id) == 0
+
+
+def test_events_of_a_key_keep_their_order_in_one_partition(log: EventLog, partition_of: PartitionOf) -> None:
     info = stream(log, partitions=5)
     for i in range(20):
         put(log, info, f"a{i}", f"b{i}", key="k")
@@ -247,8 +273,8 @@ def test_events_of_a_key_keep_their_order_in_one_partition(log: EventLog) -> Non
     assert [e.event_id for e in read_all(log, info)] == [f"{x}{i}" for i in range(20) for x in "ab"]
 
 
-def test_the_partition_of_a_key_is_the_same_for_ever() -> None:
-    assert [partition_of(key, 7) for key in ("", "a", "customer-1", "ключ")] == PARTITIONS_OF_7
+def test_the_partition_of_a_key_is_the_same_for_ever(backend: str, partition_of: PartitionOf) -> None:
+    assert [partition_of(key, 7) for key in ("", "a", "customer-1", "ключ")] == PARTITIONS_OF_7[backend]
 
 
 def test_events_without_a_key_stay_together_within_an_append(log: EventLog) -> None:
@@ -261,13 +287,14 @@ def test_events_without_a_key_stay_together_within_an_append(log: EventLog) -> N
 def test_an_append_tells_where_its_runs_went_and_what_was_a_duplicate(log: EventLog) -> None:
     info = stream(log)
     put(log, info, "old")
+    begin = end_of(log, info)
     events = [event("a"), event("old"), event("b", priority=EventPriority.LOW), event("c"), event("a")]
     (result,) = log.append([Append(info.stream_id, events)])
     assert list(result.event_ids) == ["a", "old", "b", "c", "a"]
-    assert sorted(result.written) == sorted([(split_of(info), 1, 2), (split_of(info, lane=EventPriority.LOW), 0, 1)])
+    assert sorted(result.written) == sorted([(split_of(info), begin, 2), (split_of(info, lane=EventPriority.LOW), 0, 1)])
     assert result.duplicates == 2
     assert [(r.position.offset, r.duplicate) for r in result.receipts()] == [
-        *((1, False), (0, True), (0, False), (2, False), (1, True))
+        *((begin, False), (0, True), (0, False), (begin + 1, False), (begin, True))
     ]
 
 
@@ -330,8 +357,8 @@ def test_an_event_that_cannot_be_written_is_refused_with_all_that_came_with_it(l
 
 def test_events_without_a_key_go_where_they_are_sent(log: EventLog) -> None:
     info = stream(log, partitions=3)
-    log.append([Append(info.stream_id, [event("a"), event("b")], partition=2)])
-    assert log.end_offsets(info.stream_id)[split_of(info, 2)] == 2
+    (result,) = log.append([Append(info.stream_id, [event("a"), event("b")], partition=2)])
+    assert result.written == [(split_of(info, 2), 0, 2)]
 
 
 def test_each_priority_has_a_lane_of_its_own(log: EventLog) -> None:
@@ -344,6 +371,7 @@ def test_each_priority_has_a_lane_of_its_own(log: EventLog) -> None:
         assert [e.priority for e in batch.events()] == [lane]
 
 
+@pytest.mark.needs("dense_offsets")
 def test_offsets_count_from_zero_without_gaps(log: EventLog) -> None:
     info = stream(log)
     receipts = [r for i in range(5) for r in put(log, info, f"a{i}", f"b{i}")]
@@ -352,14 +380,29 @@ def test_offsets_count_from_zero_without_gaps(log: EventLog) -> None:
     assert log.begin_offsets(info.stream_id)[split_of(info)] == 0
 
 
+@pytest.mark.lacks("dense_offsets")
+def test_batches_reach_over_the_offsets_that_hold_no_event(log: EventLog) -> None:
+    info = stream(log)
+    receipts = [r for i in range(5) for r in put(log, info, f"a{i}", f"b{i}")]
+    end, offset, found = end_of(log, info), 0, []
+    assert end > 10
+    while batches := log.read(split_of(info), offset, max_bytes=1):
+        for batch in batches:
+            assert batch.offset == offset
+            assert batch.count == len(batch.events()) <= batch.end_offset - batch.offset
+            found += [batch.position(i) for i in range(batch.count)]
+            offset = batch.end_offset
+    assert (found, offset) == ([r.position for r in receipts], end)
+
+
 def test_reading_begins_at_the_offset_and_stops_at_the_end(log: EventLog) -> None:
     info = stream(log)
     put(log, info, *"abc")
-    put(log, info, *"def")
+    second = put(log, info, *"def")[0].position.offset
     batches = log.read(split_of(info), 1)
     assert [e.event_id for batch in batches for e in batch.events()] == list("bcdef")
-    assert [batch.position(0).offset for batch in batches] == [1, 3]
-    assert log.read(split_of(info), 6) == []
+    assert [batch.position(0).offset for batch in batches] == [1, second]
+    assert log.read(split_of(info), end_of(log, info)) == []
 
 
 def test_reading_takes_whole_batches_up_to_a_size_but_at_least_one(log: EventLog) -> None:
@@ -370,13 +413,14 @@ def test_reading_takes_whole_batches_up_to_a_size_but_at_least_one(log: EventLog
     assert len(log.read(split_of(info), 0, max_bytes=2500)) == 2
 
 
-@pytest.mark.parametrize("offset", [-1, 3, 99])
-def test_an_offset_beyond_the_split_is_an_error_that_names_the_range(log: EventLog, offset: int) -> None:
+@pytest.mark.parametrize("beyond", [-1, 1, 97])
+def test_an_offset_beyond_the_split_is_an_error_that_names_the_range(log: EventLog, beyond: int) -> None:
     info = stream(log)
     put(log, info, "a", "b")
+    end = end_of(log, info)
     with pytest.raises(OffsetOutOfRangeError) as caught:
-        log.read(split_of(info), offset)
-    assert (caught.value.details["begin"], caught.value.details["end"]) == (0, 2)
+        log.read(split_of(info), beyond if beyond < 0 else end + beyond)
+    assert (caught.value.details["begin"], caught.value.details["end"]) == (0, end)
 
 
 def test_one_append_to_several_streams_is_all_or_nothing(log: EventLog) -> None:
@@ -429,9 +473,10 @@ def test_the_journal_is_written_with_what_it_tells_of(log: EventLog) -> None:
         return Append(journal_stream.stream_id, [event(f"j-{split.partition}-{offset}-{count}")])
 
     log.append([Append(info.stream_id, [event("a")])])
+    begin = end_of(log, info)
     log.append([Append(info.stream_id, [event("b"), event("c")])], journal=journal)
     log.append([Append(info.stream_id, [event("d")])], journal=lambda results: None)
-    assert [e.event_id for e in read_all(log, journal_stream)] == ["j-0-1-2"]
+    assert [e.event_id for e in read_all(log, journal_stream)] == [f"j-0-{begin}-2"]
 
 
 def test_journals_of_appends_that_are_written_together_have_the_right_positions(log: EventLog) -> None:
@@ -495,7 +540,7 @@ def test_a_new_id_is_known_to_what_is_written_in_the_same_transaction(log: Event
 def test_ids_are_known_whoever_made_them_among_many_and_after_reopening(log: EventLog, log_factory: OpenLog) -> None:
     info = stream(log, partitions=3)
     first: dict[str, Receipt] = {}
-    for n in range(20):
+    for n in range(10):
         own = ids.new_ids(ids.EVENT, 30)
         (result,) = log.append([Append(info.stream_id, [event(i, key=i) for i in own], new_ids=True)])
         first |= {r.event_id: r for r in [*result.receipts(), *put(log, info, *[f"explicit-{n}-{i}" for i in range(30)])]}
@@ -506,12 +551,13 @@ def test_ids_are_known_whoever_made_them_among_many_and_after_reopening(log: Eve
     assert len(read_all(again, info)) == len(first) + 1
 
 
-@pytest.mark.parametrize("event_id", ["", "ключ-1", "日本", "a\nb", "a\0b", "x" * 5000, "evt_" + "Z" * 26, "' OR 1=1 --"])
-def test_any_text_is_an_id(log: EventLog, event_id: str) -> None:
+def test_any_text_is_an_id(log: EventLog) -> None:
     info = stream(log)
-    (first,) = put(log, info, event_id)
-    assert put(log, info, event_id)[0] == Receipt(event_id, first.position, duplicate=True)
-    assert log.locate("default", event_id) == first
+    for event_id in ("", "ключ-1", "日本", "a\nb", "a\0b", "x" * 5000, "evt_" + "Z" * 26, "' OR 1=1 --"):
+        (first,) = put(log, info, event_id)
+        assert not first.duplicate
+        assert put(log, info, event_id)[0] == Receipt(event_id, first.position, duplicate=True)
+        assert log.locate("default", event_id) == first
 
 
 def test_ids_are_unique_per_tenant(log: EventLog) -> None:
@@ -527,7 +573,7 @@ def test_the_same_id_from_many_threads_at_once_is_appended_once(log: EventLog, l
     receipts: list[Receipt] = []
 
     def work(mine: EventLog) -> None:
-        for i in range(50):
+        for i in range(25):
             receipts.extend(put(mine, info, f"e{i}"))
 
     threads = [threading.Thread(target=work, args=(logs[n % 3],)) for n in range(9)]
@@ -535,9 +581,9 @@ def test_the_same_id_from_many_threads_at_once_is_appended_once(log: EventLog, l
         thread.start()
     for thread in threads:
         thread.join()
-    assert sum(not r.duplicate for r in receipts) == 50
-    assert len({(r.event_id, r.position) for r in receipts}) == 50
-    assert len(read_all(log, info)) == 50
+    assert sum(not r.duplicate for r in receipts) == 25
+    assert len({(r.event_id, r.position) for r in receipts}) == 25
+    assert len(read_all(log, info)) == 25
 
 
 def test_an_event_is_found_by_its_id(log: EventLog) -> None:
@@ -601,9 +647,9 @@ def test_a_groups_offsets_are_kept(log: EventLog, log_factory: OpenLog) -> None:
 
 def test_the_offset_for_a_time_is_that_of_the_first_batch_that_reaches_it(log: EventLog) -> None:
     info = stream(log)
-    for i in range(3):
-        put(log, info, f"a{i}", f"b{i}", timestamp_ms=i * 100)
-    assert [log.offset_for_time(split_of(info), t) for t in (-5, 0, 1, 100, 150, 201)] == [0, 0, 2, 2, 4, 6]
+    first, second, third = (put(log, info, f"a{i}", f"b{i}", timestamp_ms=i * 100)[0].position.offset for i in range(3))
+    expected = [first, first, second, second, third, end_of(log, info)]
+    assert [log.offset_for_time(split_of(info), t) for t in (-5, 0, 1, 100, 150, 201)] == expected
 
 
 def test_waiting_ends_when_an_event_is_there(log: EventLog, log_factory: OpenLog) -> None:
@@ -644,16 +690,17 @@ def test_retention_by_age_drops_whole_batches_that_are_older(log: EventLog) -> N
     put(log, info, "a", "b")
     assert log.enforce_retention() == 0
     time.sleep(0.02)
-    put(log, info, "c")
-    (batch,) = log.read(split_of(info), 2)
-    assert log.enforce_retention(batch.appended_at_ms + 1000) == 2
-    assert log.begin_offsets(info.stream_id)[split_of(info)] == 2
+    third = put(log, info, "c")[0].position.offset
+    (batch,) = log.read(split_of(info), third)
+    assert has_dropped(log, log.enforce_retention(batch.appended_at_ms + 1000), 2)
+    assert 2 <= log.begin_offsets(info.stream_id)[split_of(info)] <= third
     assert [e.event_id for e in read_all(log, info)] == ["c"]
     with pytest.raises(OffsetOutOfRangeError, match="no longer kept"):
         log.read(split_of(info), 0)
     assert not put(log, info, "a")[0].duplicate
 
 
+@pytest.mark.needs("retention_by_size_at_once")
 def test_retention_by_size_keeps_the_newest(log: EventLog) -> None:
     info = stream(log, retention_bytes=3000, compression_type=CompressionType.NONE, partitions=2)
     for i in range(6):
@@ -664,6 +711,16 @@ def test_retention_by_size_keeps_the_newest(log: EventLog) -> None:
     assert log.enforce_retention() == 0
 
 
+@pytest.mark.lacks("retention_by_size_at_once")
+def test_retention_by_size_is_left_to_the_servers_below(log: EventLog) -> None:
+    info = stream(log, retention_bytes=3000)
+    for i in range(6):
+        put(log, info, f"e{i}", data=b"x" * 1000)
+    assert log.enforce_retention() == 0
+    assert len(read_all(log, info)) == 6
+
+
+@pytest.mark.needs("retention_by_size_at_once")
 def test_what_retention_leaves_is_the_same_after_reopening(log: EventLog, log_factory: OpenLog) -> None:
     info = stream(log, retention_bytes=2500, compression_type=CompressionType.NONE)
     own = ids.new_ids(ids.EVENT, 5)
@@ -682,18 +739,20 @@ def test_what_retention_leaves_is_the_same_after_reopening(log: EventLog, log_fa
 def test_a_stream_of_which_nothing_is_kept_goes_on_counting(log: EventLog) -> None:
     info = stream(log, retention_ms=1)
     put(log, info, "a", "b")
-    assert log.enforce_retention(time.time_ns() // 1_000_000 + 60_000) == 2
-    assert log.read(split_of(info), 2) == []
+    end = end_of(log, info)
+    assert has_dropped(log, log.enforce_retention(time.time_ns() // 1_000_000 + 60_000), 2)
+    assert log.begin_offsets(info.stream_id)[split_of(info)] == end == end_of(log, info)
+    assert log.read(split_of(info), end) == []
     assert log.stored_bytes(info.stream_id) == 0
-    assert log.offset_for_time(split_of(info), 0) == 2
-    assert put(log, info, "c")[0].position.offset == 2
+    assert log.offset_for_time(split_of(info), 0) == end
+    assert put(log, info, "c")[0].position.offset == end
 
 
 def test_retention_leaves_other_streams_alone(log: EventLog) -> None:
     kept, dropped = stream(log, "kept"), stream(log, "dropped", retention_ms=1)
     put(log, kept, "a")
     put(log, dropped, "b")
-    assert log.enforce_retention(time.time_ns() // 1_000_000 + 60_000) == 1
+    assert has_dropped(log, log.enforce_retention(time.time_ns() // 1_000_000 + 60_000), 1)
     assert len(read_all(log, kept)) == 1
 
 
@@ -712,36 +771,34 @@ def test_closing_finishes_what_was_submitted(log_factory: OpenLog) -> None:
         put(log, info, "x")
 
 
-@pytest.mark.parametrize(
-    "use",
-    [
-        lambda log, info: stream(log, "other"),
-        lambda log, info: log.drop_stream(info.stream_id),
-        lambda log, info: log.find_stream("default", "s"),
-        lambda log, info: log.list_streams(),
-        lambda log, info: log.submit([Append(info.stream_id, [event("x")])]),
-        lambda log, info: log.read(split_of(info), 0),
-        lambda log, info: log.locate("default", "x"),
-        lambda log, info: log.begin_offsets(info.stream_id),
-        lambda log, info: log.end_offsets(info.stream_id),
-        lambda log, info: log.offset_for_time(split_of(info), 0),
-        lambda log, info: log.stored_bytes(info.stream_id),
-        lambda log, info: log.commit("g", {split_of(info): 0}),
-        lambda log, info: log.committed("g"),
-        lambda log, info: log.marks("me"),
-        lambda log, info: log.drop_marks("me"),
-        lambda log, info: log.version(),
-        lambda log, info: log.wait({split_of(info): 0}, 0.0),
-        lambda log, info: log.enforce_retention(),
-    ],
-)
-def test_a_closed_log_says_so(log: EventLog, use: Callable[[EventLog, StreamInfo], object]) -> None:
+def test_a_closed_log_says_so(log: EventLog) -> None:
     info = stream(log)
     put(log, info, "a")
     log.read(split_of(info), 0)
     log.close()
-    with pytest.raises(ClosedError):
-        use(log, info)
+    uses: list[Callable[[], object]] = [
+        lambda: stream(log, "other"),
+        lambda: log.drop_stream(info.stream_id),
+        lambda: log.find_stream("default", "s"),
+        lambda: log.list_streams(),
+        lambda: log.submit([Append(info.stream_id, [event("x")])]),
+        lambda: log.read(split_of(info), 0),
+        lambda: log.locate("default", "x"),
+        lambda: log.begin_offsets(info.stream_id),
+        lambda: log.end_offsets(info.stream_id),
+        lambda: log.offset_for_time(split_of(info), 0),
+        lambda: log.stored_bytes(info.stream_id),
+        lambda: log.commit("g", {split_of(info): 0}),
+        lambda: log.committed("g"),
+        lambda: log.marks("me"),
+        lambda: log.drop_marks("me"),
+        lambda: log.version(),
+        lambda: log.wait({split_of(info): 0}, 0.0),
+        lambda: log.enforce_retention(),
+    ]
+    for use in uses:
+        with pytest.raises(ClosedError):
+            use()
 
 
 def test_what_was_kept_is_there_after_reopening(log: EventLog, log_factory: OpenLog) -> None:
@@ -757,7 +814,8 @@ def test_what_was_kept_is_there_after_reopening(log: EventLog, log_factory: Open
     assert (read_all(again, info), again.begin_offsets(info.stream_id), again.end_offsets(info.stream_id)) == before
     assert [again.locate("default", r.event_id) for r in receipts] == receipts
     assert (again.marks("me"), again.committed("g")) == ({"k": b"1"}, {split_of(info, 1): 3})
-    assert again.stored_bytes(info.stream_id) == stored > 0
+    assert again.stored_bytes(info.stream_id) == stored
+    assert (stored > 0) == capabilities_of(log).stored_bytes
 
 
 # --- concurrency ------------------------------------------------------------------------------------------------------
@@ -777,7 +835,7 @@ def test_sixteen_threads_lose_nothing_double_nothing_and_keep_the_order_of_their
     for thread in threads:
         thread.join()
     events = read_all(log, info)
-    assert len(events) == sum(log.end_offsets(info.stream_id).values()) == 16 * 80
+    assert len(events) == 16 * 80
     for n in range(16):
         mine = [e.event_id for e in events if e.key == f"k{n}"]
         assert mine == [f"{n}-{i}-{x}" for i in range(40) for x in "ab"]
@@ -785,7 +843,10 @@ def test_sixteen_threads_lose_nothing_double_nothing_and_keep_the_order_of_their
     for receipt in receipts:
         assert not receipt.duplicate
         by_split.setdefault(receipt.position.split, []).append(receipt.position.offset)
-    assert all(sorted(offsets) == list(range(len(offsets))) for offsets in by_split.values())
+    assert all(len(set(offsets)) == len(offsets) for offsets in by_split.values())
+    if capabilities_of(log).dense_offsets:
+        assert sum(log.end_offsets(info.stream_id).values()) == 16 * 80
+        assert all(sorted(offsets) == list(range(len(offsets))) for offsets in by_split.values())
 
 
 def test_a_reader_beside_a_writer_sees_each_event_once_and_in_order(log: EventLog, log_factory: OpenLog) -> None:
@@ -793,19 +854,21 @@ def test_a_reader_beside_a_writer_sees_each_event_once_and_in_order(log: EventLo
     seen: list[int] = []
 
     def follow() -> None:
-        while len(seen) < 300:
-            if reader.wait({split_of(info): len(seen)}, 10.0):
-                for batch in reader.read(split_of(info), len(seen), max_bytes=500):
+        offset = 0
+        while len(seen) < 150:
+            if reader.wait({split_of(info): offset}, 10.0):
+                for batch in reader.read(split_of(info), offset, max_bytes=500):
                     seen.extend(batch.timestamps_ms())
+                    offset = batch.end_offset
 
     thread = threading.Thread(target=follow)
     thread.start()
-    for i in range(100):
+    for i in range(50):
         put(log, info, *[f"{i}-{n}" for n in range(3)])
         log.append([], marks=[Mark("noise", f"{i}", None, b"")])
     thread.join(30.0)
-    assert len(seen) == 300
-    assert [e.event_id for e in read_all(reader, info)] == [f"{i}-{n}" for i in range(100) for n in range(3)]
+    assert len(seen) == 150
+    assert [e.event_id for e in read_all(reader, info)] == [f"{i}-{n}" for i in range(50) for n in range(3)]
 
 
 # --- scheduled events -------------------------------------------------------------------------------------------------
@@ -824,11 +887,22 @@ def schedule(log: EventLog, info: StreamInfo, due: dict[str, int], **fields: Any
     return result.receipts()
 
 
+@pytest.mark.lacks("scheduling")
+def test_what_is_to_come_later_is_refused_where_it_cannot_be_kept(log: EventLog) -> None:
+    info = stream(log)
+    with pytest.raises(InvalidStateError, match="'later'"):
+        schedule(log, info, {"later": now_ms() + HOUR_MS})
+    assert not schedule(log, info, {"past": now_ms() - 1, "later": 0})[1].duplicate
+    assert [e.event_id for e in read_all(log, info)] == ["past", "later"]
+    assert (log.scheduled("default").events, log.cancel_scheduled("default", "later")) == ([], False)
+
+
 def comes(log: EventLog, info: StreamInfo, offset: int = 1, timeout_s: float = 5) -> bool:
     """Wait until the stream's first split has so many events."""
     return log.wait({split_of(info): offset - 1}, timeout_s)
 
 
+@pytest.mark.needs("scheduling")
 def test_an_event_comes_into_its_stream_when_it_is_due_and_not_before(log: EventLog) -> None:
     info = stream(log)
     due_ms = now_ms() + 200
@@ -847,6 +921,7 @@ def test_an_event_comes_into_its_stream_when_it_is_due_and_not_before(log: Event
     assert log.scheduled("default").events == []
 
 
+@pytest.mark.needs("scheduling")
 def test_only_events_of_an_append_with_a_schedule_wait_and_only_those_whose_time_is_to_come(log: EventLog) -> None:
     info = stream(log)
     put(log, info, "unscheduled", deliver_at_ms=now_ms() + HOUR_MS)
@@ -857,6 +932,7 @@ def test_only_events_of_an_append_with_a_schedule_wait_and_only_those_whose_time
     assert (result.written, result.scheduled, result.duplicates) == ([(split_of(info), 1, 2)], 1, 0)
 
 
+@pytest.mark.needs("scheduling")
 @pytest.mark.parametrize("new_ids", [False, True])
 def test_events_that_are_due_together_come_in_the_order_of_their_times_then_of_their_appends(
     log: EventLog, log_factory: OpenLog, new_ids: bool
@@ -871,6 +947,7 @@ def test_events_that_are_due_together_come_in_the_order_of_their_times_then_of_t
     assert [e.event_id for e in read_all(log, info)] == [names[3], *names[:3]]
 
 
+@pytest.mark.needs("scheduling")
 def test_the_id_of_an_event_that_waits_is_taken(log: EventLog, log_factory: OpenLog) -> None:
     info, other = stream(log), stream(log, "other")
     due_ms = now_ms() + 150
@@ -891,7 +968,10 @@ def test_the_id_of_an_event_that_waits_is_taken(log: EventLog, log_factory: Open
     assert read_all(log, other) == []
 
 
-def test_what_is_due_is_released_by_whoever_has_the_log_open(log: EventLog, log_factory: OpenLog) -> None:
+@pytest.mark.needs("scheduling")
+def test_what_is_due_is_released_by_whoever_has_the_log_open(
+    log: EventLog, log_factory: OpenLog, partition_of: PartitionOf
+) -> None:
     info, reader = stream(log, partitions=3), log_factory()
     due_ms = now_ms() + 100
     schedule(log, info, {str(i): due_ms for i in range(20)}, key="k")
@@ -902,6 +982,7 @@ def test_what_is_due_is_released_by_whoever_has_the_log_open(log: EventLog, log_
     assert now_ms() <= due_ms + 500
 
 
+@pytest.mark.needs("scheduling")
 def test_what_came_due_while_nobody_had_the_log_open_is_there_at_the_next_opening(log: EventLog, log_factory: OpenLog) -> None:
     info = stream(log)
     schedule(log, info, {"a": now_ms() + 50, "b": now_ms() + HOUR_MS})
@@ -912,6 +993,7 @@ def test_what_came_due_while_nobody_had_the_log_open_is_there_at_the_next_openin
     assert [e.event.event_id for e in again.scheduled("default").events] == ["b"]
 
 
+@pytest.mark.needs("scheduling")
 def test_an_append_releases_what_is_due_before_its_own_events(log: EventLog) -> None:
     info = stream(log)
     schedule(log, info, {"due": now_ms() + 50})
@@ -920,6 +1002,7 @@ def test_an_append_releases_what_is_due_before_its_own_events(log: EventLog) -> 
     assert [e.event_id for e in read_all(log, info)] == ["due", "own"]
 
 
+@pytest.mark.needs("scheduling")
 def test_a_cancelled_event_never_comes_and_gives_its_id_free(log: EventLog) -> None:
     info = stream(log)
     schedule(log, info, {"x": now_ms() + 100, "y": now_ms() + 100})
@@ -932,6 +1015,7 @@ def test_a_cancelled_event_never_comes_and_gives_its_id_free(log: EventLog) -> N
     assert [e.event_id for e in read_all(log, info)] == ["x", "y"]
 
 
+@pytest.mark.needs("scheduling")
 def test_scheduled_events_are_listed_page_by_page_those_due_first_in_front(log: EventLog) -> None:
     one, two = stream(log, "one"), stream(log, "two")
     theirs = stream(log, tenant_id="other")
@@ -959,6 +1043,7 @@ def test_scheduled_events_are_listed_page_by_page_those_due_first_in_front(log: 
             log.scheduled("default", cursor=cursor)
 
 
+@pytest.mark.needs("scheduling")
 def test_dropping_a_stream_drops_what_waits_for_it_and_retention_does_not(log: EventLog) -> None:
     info, kept = stream(log), stream(log, "kept", retention_ms=1)
     schedule(log, info, {"x": now_ms() + 100})
@@ -970,7 +1055,8 @@ def test_dropping_a_stream_drops_what_waits_for_it_and_retention_does_not(log: E
     assert not put(log, again, "x")[0].duplicate
 
 
-def test_notes_are_told_in_the_transaction_of_the_release_neighbours_together(log: EventLog) -> None:
+@pytest.mark.needs("scheduling")
+def test_notes_are_told_in_the_transaction_of_the_release_neighbours_together(log: EventLog, partition_of: PartitionOf) -> None:
     info, notes = stream(log, partitions=2), stream(log, "_notes", tenant_id="other")
     due_ms = now_ms() + 100
     keys, same, alone = ["k", "k", "d", "k"], [b"1", b"2"], [b"3"]

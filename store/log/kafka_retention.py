@@ -1,0 +1,35 @@
+"""Retention on Kafka: what the bus drops itself, beside what the brokers do in their own time."""
+
+from collections.abc import Sequence
+
+from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from event_streaming_bus.store.log.kafka_errors import bus_error, error_of
+from event_streaming_bus.store.log.kafka_offsets import REQUEST_S, Offsets, TopicPart, UnknownTopicError
+from event_streaming_bus.store.log.kafka_settings import KafkaSettings
+
+
+def drop_old(settings: KafkaSettings, admin: AdminClient, offsets: Offsets, parts: Sequence[TopicPart], before_ms: int) -> int:
+    """Drop the records of a stream's partitions that were appended before ``before_ms``; returns how many offsets went. The
+    brokers do the same by whole segments; what exceeds a size they alone drop."""
+    try:
+        kept = offsets.from_time(parts, before_ms)
+        begins, ends = offsets.bounds(parts)
+    except UnknownTopicError:
+        return 0  # the stream is being dropped
+    cuts: dict[TopicPart, int] = {}
+    for part in parts:
+        first_kept = kept[part]
+        cut = ends[part] if first_kept is None else min(first_kept, ends[part])
+        if cut > begins[part]:
+            cuts[part] = cut
+    if not cuts:
+        return 0
+    futures = admin.delete_records([TopicPartition(*part, cut) for part, cut in cuts.items()], request_timeout=REQUEST_S)
+    for deleted, future in futures.items():
+        try:
+            future.result()
+        except KafkaException as error:
+            raise bus_error(error_of(error), settings.brokers, f"dropping old events of {deleted.topic}") from error
+    return sum(cut - begins[part] for part, cut in cuts.items())

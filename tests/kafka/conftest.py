@@ -1,0 +1,13 @@
+"""One broker for all tests here and those of the contract. Where its jars or Java are missing, one line says so."""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parent))
+
+import kafka_broker
+
+collect_ignore = []
+if kafka_broker.jars() is None:
+    needy = {path.name for path in Path(__file__).parent.glob("test_kafka_*.py")} - {"test_kafka_settings.py"}
+    collect_ignore = sorted(needy)
