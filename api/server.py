@@ -158,8 +158,8 @@ def run(app: Any, listener: socket.socket, tls: Tls | None = None) -> None:
 
 @contextmanager
 def _rarely_collecting() -> Iterator[None]:
-    """What is there by now stays as long as the server does; to search all of it for garbage again and again would take a third of
-    the time of publishing. What comes later is searched less often: most of it goes by itself."""
+    """What is there by now stays as long as the server does; to search all of it for garbage again and again would take a third
+    of the time of publishing. What comes later is searched less often: most of it goes by itself."""
     gc.collect()
     gc.freeze()
     thresholds = gc.get_threshold()
