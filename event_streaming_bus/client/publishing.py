@@ -59,7 +59,7 @@ class EventPublishingService(RemoteService):
     """Publishes events to the streams of a server.
 
     A call is one request, and one transaction there: all of it is on disk when the call returns, or it raises. Where it has to be
-    sent again, because the connection was lost, the ids of the events or an idempotency key see to it that nothing is there twice.
+    sent again, because the connection was lost, the ids of the events, or an idempotency key, keep it from being there twice.
     The server accepts 16 MiB in one request.
     """
 
