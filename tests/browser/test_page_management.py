@@ -236,7 +236,7 @@ def test_a_projection_that_failed_goes_on_without_the_event(page: Any, closed: S
     assert page.get_by_role("alert").get_by_role("link", name="order-x").is_visible()
     page.get_by_role("button", name="Skip the event").click()
     dialog(page, "Skip this event?").get_by_role("button", name="Skip the event").click()
-    page.locator(".state.good", has_text="Live").wait_for()
+    page.locator(".state.good", has_text="Live").first.wait_for()
     has(page, "Skipped events")
     assert got(closed, "projections/strict")["skipped"] == 1
 
