@@ -24,6 +24,7 @@ from event_streaming_bus.api.app import LOOPBACK_HOSTS, create_app
 from event_streaming_bus.api.services import Services
 from event_streaming_bus.audit.service import AuditService
 from event_streaming_bus.errors import BusError, InUseError, InvalidInputError
+from event_streaming_bus.store.master_key import VARIABLE, find_master_key
 from event_streaming_bus.store.server_calls import SERVER_FILE
 from event_streaming_bus.store.storage import Storage
 
@@ -61,6 +62,8 @@ def serve(
     """
     check_reach(host, allow_remote, has_tls=tls is not None and auth != "off")
     settings = AccessSettings() if access_file is None else read_settings(access_file)
+    if os.environ.get(VARIABLE):
+        find_master_key(storage.folder)  # a wrong one is told now, not when the first personal value is to be written
     with _folder_lock(storage.folder), listening(host, port) as listener:
         url = url_of(host, listener, "http" if tls is None else "https")
         services = Services(storage)

@@ -19,8 +19,8 @@ _NO_STORE = {"Cache-Control": "no-store"}
 
 
 class NewToken(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """A token to make. ``principal``: whose it is. ``roles``: ``admin``, ``operator``, ``publisher``, ``consumer``, ``delegate``
-    or ``viewer``, each with stream patterns if it is to be for some streams only, as in ``publisher:orders.*``."""
+    """A token to make. ``principal``: whose it is. ``roles``: ``admin``, ``operator``, ``publisher``, ``consumer``, ``delegate``,
+    ``viewer`` or ``monitor``, each with stream patterns if it is to be for some streams only, as in ``publisher:orders.*``."""
 
     principal: str
     roles: list[str]

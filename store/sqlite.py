@@ -134,7 +134,8 @@ class _Pool:
         self._writing = threading.Lock()  # flock is per open file: the threads of this process need a lock of their own
         self._connections: list[tuple[threading.Thread | None, sqlite3.Connection]] = []
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            # What is in the folder is for whoever runs the bus; those who want to share it change its mode.
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock_fd = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise StorageError(f"The data folder {path.parent} cannot be used: {error}.") from error

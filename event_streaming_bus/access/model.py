@@ -25,9 +25,10 @@ class Role(enum.Enum):
     CONSUMER = "consumer"
     DELEGATE = "delegate"
     VIEWER = "viewer"
+    MONITOR = "monitor"
 
 
-_FOR_ALL: Final = frozenset({Role.ADMIN, Role.DELEGATE})
+_FOR_ALL: Final = frozenset({Role.ADMIN, Role.DELEGATE, Role.MONITOR})
 
 
 class Grant(msgspec.Struct, frozen=True):

@@ -35,6 +35,7 @@ PERMISSIONS: Final[Mapping[Role, frozenset[str]]] = {
     Role.CONSUMER: frozenset({"group:consume", "group:read", "event:read", "stream:read", "schema:read"}),
     Role.DELEGATE: frozenset({"user:name"}),
     Role.VIEWER: frozenset({"*:read", "history:query"}),
+    Role.MONITOR: frozenset({"monitoring:read"}),
 }
 
 

@@ -67,7 +67,8 @@ class Writer:
             return self._decided(lambda transaction: transaction.write(requests))
 
     def exclusively(self, decide: Callable[[], Sequence[Record]]) -> None:
-        """Write the records of the control topic that ``decide`` gives once everything that others wrote is known."""
+        """Write the records of the control topic that ``decide`` gives once everything that others wrote is known. Afterwards the
+        control knows them."""
 
         def write(transaction: "Transaction") -> None:
             transaction.take_turn()
@@ -75,6 +76,7 @@ class Writer:
 
         with self._lock:
             self._decided(write)
+        self._control.refresh(fresh_s=0)
 
     def _decided(self, write: "Callable[[Transaction], _T]") -> _T:
         """Commit what ``write`` does, and wait until it can be read; after an error nothing of it is left. What the brokers give

@@ -89,6 +89,17 @@ def has_dropped(log: EventLog, told: int, events: int) -> bool:
 # --- streams ----------------------------------------------------------------------------------------------------------
 
 
+def test_a_stream_that_was_made_is_there_at_once(log: EventLog) -> None:
+    for number in range(5):
+        info = log.create_stream(StreamConfig(name=f"made-{number}"))
+        assert set(log.end_offsets(info.stream_id).values()) == {0}
+        changed = log.set_stream_schema(info.stream_id, "sch_1")
+        assert log.find_stream("default", f"made-{number}") == changed
+        log.drop_stream(info.stream_id)
+        with pytest.raises(StreamNotFoundError):
+            log.find_stream("default", f"made-{number}")
+
+
 def test_a_stream_is_made_once(log: EventLog, log_factory: OpenLog) -> None:
     info = stream(log, partitions=3)
     assert stream(log, partitions=3) == info

@@ -27,7 +27,7 @@ from event_streaming_bus.access.access_errors import (
 from event_streaming_bus.access.authenticator import token_of
 from event_streaming_bus.access.limits import Limiter
 from event_streaming_bus.access.model import Grant, Limits, Principal, Role, parse_grant
-from event_streaming_bus.access.permissions import allows, check_any, check_every, check_streams
+from event_streaming_bus.access.permissions import PERMISSIONS, allows, check_any, check_every, check_streams
 from event_streaming_bus.access.settings import read_settings
 from event_streaming_bus.access.signed_tokens import SignedTokens
 from event_streaming_bus.access.tokens import TokenService
@@ -68,7 +68,7 @@ def test_grants_are_written_and_read() -> None:
     assert parse_grant("publisher:orders.*").covers("orders.eu")
     assert not parse_grant("publisher:orders.*").covers("orders")
     assert not parse_grant("publisher:orders").covers("ORDERS")
-    for_all = ("admin:orders", "delegate:orders")
+    for_all = ("admin:orders", "delegate:orders", "monitor:orders")
     for wrong in ("root", "", "publisher:", "publisher:a b", "viewer:[a-z]", *for_all, "viewer:" + "x," * 60):
         with pytest.raises(InvalidInputError, match="roles"):
             parse_grant(wrong)
@@ -84,6 +84,7 @@ def test_roles_allow_what_the_table_says() -> None:
     assert [role.value for role in Role if allows(role, "saved-query:manage")] == ["admin", "operator"]
     assert not allows(Role.VIEWER, "audit:view")
     assert allows(Role.VIEWER, "projection:read")
+    assert PERMISSIONS[Role.MONITOR] == {"monitoring:read"}
 
 
 def test_patterns_bound_what_roles_allow() -> None:

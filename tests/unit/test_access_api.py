@@ -120,6 +120,9 @@ def test_a_revoked_token_is_refused_at_once(http: Http, services: Services, toke
         ("consumer", "DELETE", "/api/v1/consumer-groups/by-admin", None, False),
         ("consumer", "GET", "/api/v1/schemas", None, True),
         ("admin", "GET", "/api/v1/audit", None, True),
+        ("monitor", "GET", "/metrics", None, True),
+        ("monitor", "GET", "/api/v1/streams", None, False),
+        ("monitor", "POST", "/api/v1/history/query", {"sql": "SELECT 1"}, False),
     ],
 )
 def test_roles_let_through_what_they_are_for(

@@ -289,3 +289,11 @@ def test_listing_streams_imports_nothing_heavy(esb: Esb) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT_S, env=dict(os.environ))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_server_tells_at_once_that_its_master_key_is_none(esb: Esb, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ESB_MASTER_KEY", "c2hvcnQ=")
+    done = esb("serve", "--port", "0")
+    assert done.returncode == 1
+    assert done.stderr.startswith("esb: ESB_MASTER_KEY")
+    assert "serving" not in done.stdout

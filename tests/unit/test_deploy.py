@@ -153,8 +153,8 @@ def make_token(data: Path, handover: Path) -> None:
 
 
 def test_the_role_of_prometheus_may_read_metrics() -> None:
-    assert f"--role {Role.VIEWER.value}" in SERVICES["metrics-token"]["command"][0]
-    assert allows(Role.VIEWER, "metrics:read")
+    assert f"--role {Role.MONITOR.value}" in SERVICES["metrics-token"]["command"][0]
+    assert allows(Role.MONITOR, "monitoring:read")
 
 
 # --- compose ----------------------------------------------------------------------------------------------------------

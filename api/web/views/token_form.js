@@ -22,8 +22,9 @@ const MEANS = {
   consumer: "Consumes in groups, looks at events, streams and schemas",
   delegate: "Names another user as the one whose event it is, beside the role publisher",
   viewer: "Looks at everything but tokens and the audit, asks the history",
+  monitor: "Reads the metrics and live numbers, and nothing else",
 };
-const FOR_ALL_STREAMS = ["admin", "delegate"];
+const FOR_ALL_STREAMS = ["admin", "delegate", "monitor"];
 const PATTERNS = "Streams are names or patterns, as in orders.*, with commas between.";
 
 /** Ask for a token, make it, and show it this once; resolves to whether one was made. */
