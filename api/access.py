@@ -20,6 +20,7 @@ from event_streaming_bus.access.authenticator import Authenticator
 from event_streaming_bus.access.limits import Limiter
 from event_streaming_bus.access.model import Principal
 from event_streaming_bus.access.permissions import check_any, check_every, check_streams, grants_for
+from event_streaming_bus.api.asgi import given_again, headers_of
 from event_streaming_bus.api.audit_recording import App, Recorder, Send, what_of
 from event_streaming_bus.api.audited_actions import told
 from event_streaming_bus.api.monitoring_access import check_page
@@ -83,7 +84,7 @@ class Access:
                 raise _not_for_all(principal)
         if need is not None:
             body = await self._check(principal, need, scope, receive, body)
-        return receive if body is None else _again(body, receive)
+        return receive if body is None else given_again(body, receive)
 
     async def _check(self, principal: Principal, need: Need, scope: Any, receive: Any, body: bytes | None) -> bytes | None:
         """Raise ``ForbiddenError`` unless the principal has what it needs; the body, if it was read for that."""
@@ -156,18 +157,13 @@ def _check_origin(scope: Any, hosts: Collection[str]) -> None:
             raise access_errors.ForbiddenError(error.message) from None
 
 
-def _header(scope: Any, name: str) -> list[str]:
-    wanted = name.lower().encode()
-    return [value.decode("latin-1") for key, value in scope["headers"] if key.lower() == wanted]
-
-
 def _authorization(scope: Any) -> str | None:
     """What says who it is: the header, or, for WebSockets of browsers, which cannot set it, the protocols ``bearer, TOKEN``."""
-    headers = _header(scope, "authorization")
+    headers = headers_of(scope, "authorization")
     if len(headers) > 1:
         raise access_errors.NotAuthenticatedError("The request has more than one header Authorization.")
     if not headers and scope["type"] == "websocket":
-        protocols = [each.strip() for value in _header(scope, "sec-websocket-protocol") for each in value.split(",")]
+        protocols = [each.strip() for value in headers_of(scope, "sec-websocket-protocol") for each in value.split(",")]
         if len(protocols) == 2 and protocols[0] == _BEARER:
             return f"Bearer {protocols[1]}"
     return headers[0] if headers else None
@@ -191,7 +187,7 @@ def _check_tenant(scope: Any, principal: Principal) -> None:
     meant, whoever reads it."""
     if principal.is_for_all_tenants:
         return
-    for asked in (*_header(scope, TENANT_HEADER), *query_of(scope).get("tenant_id", ())):
+    for asked in (*headers_of(scope, TENANT_HEADER), *query_of(scope).get("tenant_id", ())):
         if asked != principal.tenant_id:
             raise access_errors.ForbiddenError(
                 f"{principal.principal_id} is of the tenant {principal.tenant_id}; only administrators of the default tenant may "
@@ -218,7 +214,7 @@ def _bounded(scope: Any, receive: Any, max_bytes: int | None) -> Any:
     if max_bytes is None:
         return receive
     too_large = PayloadTooLargeError(f"The token may send bodies of at most {max_bytes:,} bytes.", max_body_bytes=max_bytes)
-    if any(size.isdecimal() and int(size[:20]) > max_bytes for size in _header(scope, "content-length")):
+    if any(size.isdecimal() and int(size[:20]) > max_bytes for size in headers_of(scope, "content-length")):
         raise too_large
     seen = 0
 
@@ -245,16 +241,6 @@ async def _body(receive: Any) -> bytes:
             raise PayloadTooLargeError(f"the body has more than {MAX_LOOKED_AT_BYTES:,} bytes")
         if not message.get("more_body"):
             return bytes(parts)
-
-
-def _again(body: bytes, receive: Any) -> Any:
-    """``receive``, which begins with a body that was read already."""
-    waiting = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def again() -> Any:
-        return waiting.pop() if waiting else await receive()
-
-    return again
 
 
 # --- refusing ---------------------------------------------------------------------------------------------------------

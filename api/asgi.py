@@ -21,6 +21,16 @@ def header_of(scope: Any, name: bytes) -> str | None:
     return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)
 
 
+def given_again(body: bytes, receive: Receive) -> Receive:
+    """``receive``, which begins with a body that was read already."""
+    waiting = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> Any:
+        return waiting.pop() if waiting else await receive()
+
+    return again
+
+
 async def body_of(receive: Receive, most: int) -> tuple[bytes, Receive]:
     """``(the body, what gives the same body on)``; of a longer body its beginning, and what gives on all of it."""
     messages: list[Any] = []

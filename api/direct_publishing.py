@@ -6,14 +6,14 @@ there with all that belongs to it: its problem document, the audit, the counts. 
 its token.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from typing import Any, Final
 
 from litestar import Request
 
 from event_streaming_bus.api.access import Access
-from event_streaming_bus.api.asgi import App, Send, body_of, respond
+from event_streaming_bus.api.asgi import App, Receive, Send, body_of, given_again, header_of, respond
 from event_streaming_bus.api.events import MAX_BATCH_BYTES, PUBLISHING
 from event_streaming_bus.api.hosts import check_host
 from event_streaming_bus.api.problems import unexpected
@@ -56,7 +56,7 @@ class DirectPublishing:
         body, again = await body_of(receive, MAX_BATCH_BYTES)
         try:
             with ExitStack() as held:
-                answer = await self._published({**scope, "state": dict(scope.get("state") or {})}, body, held)
+                answer = await self._published({**scope, "state": dict(scope.get("state") or {})}, body, receive, held)
         except BusError:
             await self._ordinary(scope, again, send)
             return
@@ -67,19 +67,11 @@ class DirectPublishing:
         await send({"type": "http.response.start", "status": _CREATED, "headers": [*self._headers, length]})
         await send({"type": "http.response.body", "body": answer, "more_body": False})
 
-    async def _published(self, scope: Any, body: bytes, held: ExitStack) -> bytes:
+    async def _published(self, scope: Any, body: bytes, receive: Receive, held: ExitStack) -> bytes:
         route = scope["path_template"] = scope["path"]
         scope["route_handler"] = self
-        host = next((value for name, value in scope["headers"] if name == b"host"), b"")
-        check_host(host.decode("latin-1"), self._hosts)
+        check_host(header_of(scope, b"host") or "", self._hosts)
         if self._access is not None:
-            receive = await self._access.admitted(scope, _receiving(body), held)
+            receive = await self._access.admitted(scope, given_again(body, receive), held)
             await receive()  # refuses a body that has more bytes than the token may send
         return await PUBLISHING[route](Request(scope), self._services, body)
-
-
-def _receiving(body: bytes) -> Callable[[], Any]:
-    async def receive() -> Any:
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return receive

@@ -108,11 +108,6 @@ class ProjectionStore:
         with storage_errors(self._path, "reading projections"):
             return ProjectionTables(self._db.connection()).projections(tenant_id)
 
-    def find(self, tenant_id: str, name: str) -> ProjectionRecord | None:
-        """The projection of this name."""
-        with storage_errors(self._path, "reading a projection"):
-            return ProjectionTables(self._db.connection()).find(tenant_id, name)
-
     def builds(self, tenant_id: str, name: str) -> list[BuildRecord]:
         """The builds of a projection, the oldest first."""
         with storage_errors(self._path, "reading builds"):

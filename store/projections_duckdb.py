@@ -3,7 +3,6 @@
 Others read it only while nobody has it open. Users' SQL is let through by what it names: the projection's own tables.
 """
 
-import json
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ import pyarrow as pa
 
 from event_streaming_bus.errors import BusError, InUseError, QueryError, StorageError
 from event_streaming_bus.store.history.database import told
-from event_streaming_bus.store.history.sql_gate import check_statement, nodes_of
+from event_streaming_bus.store.history.sql_gate import check_statement, nodes_of, tree_of
 from event_streaming_bus.store.projections_base import (
     MAX_FOUND_ROWS,
     MAX_KEPT_SKIPPED,
@@ -318,13 +317,7 @@ def _query(db: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[Any], b
 def _check_names(cursor: duckdb.DuckDBPyConnection, sql: str) -> None:
     """Raise ``QueryError`` unless the statement names nothing but the tables of the file, its own WITH tables, and a few
     harmless table functions: what else DuckDB offers tells of the machine."""
-    row = cursor.execute("SELECT json_serialize_sql(?)", [sql]).fetchone()
-    try:
-        tree = json.loads(row[0]) if row else {"error": True}
-    except RecursionError:
-        raise QueryError("the statement is nested too deeply") from None
-    if tree.get("error"):
-        raise QueryError(str(tree.get("error_message") or "this statement is not allowed here; use SELECT"))
+    tree = tree_of(cursor, sql)
     tables = {name.lower() for (name,) in cursor.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
     views = {name.lower() for (name,) in cursor.execute("SELECT view_name FROM duckdb_views()").fetchall()}
     own = {entry["key"].lower() for node in nodes_of(tree) for entry in (node.get("cte_map") or {}).get("map", [])}

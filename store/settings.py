@@ -88,12 +88,15 @@ class Settings:
     def value(self, name: str) -> int | None:
         """The value that counts. Raises ``NotFoundError``, and ``InvalidInputError`` for a variable of the environment that is
         none."""
+        return self._value(_known(name))[0]
+
+    def _value(self, name: str) -> tuple[int | None, str]:
+        """The value that counts, and where it comes from."""
         there = self._all().get(name)
         if there is not None:
-            return there.value
-        setting = SETTINGS[_known(name)]
-        given = setting.given()
-        return setting.default if given is None else given
+            return there.value, "set"
+        given = SETTINGS[name].given()
+        return (SETTINGS[name].default, "default") if given is None else (given, "environment")
 
     def told(self, name: str | None = None) -> list[dict[str, Any]]:
         """All settings, or the one with a name, as JSON: ``source`` is ``set``, ``environment`` or ``default``. Raises
@@ -103,10 +106,10 @@ class Settings:
 
     def _told(self, name: str) -> dict[str, Any]:
         setting, there = SETTINGS[name], self._all().get(name)
-        source = "set" if there is not None else "environment" if setting.given() is not None else "default"
+        value, source = self._value(name)
         return {
             "name": name,
-            "value": self.value(name),
+            "value": value,
             "source": source,
             "default": setting.default,
             "variable": setting.variable,

@@ -71,6 +71,15 @@ export function head(title, { crumbs = [], lead = null, actions = [] } = {}) {
   );
 }
 
+/** A row of fields to ask with: `ask` is called when it is submitted. */
+export function asking(ask, ...children) {
+  const onsubmit = (event) => {
+    event.preventDefault();
+    ask();
+  };
+  return h("form", { class: "bar", onsubmit }, children);
+}
+
 /** A field with its label. */
 export function field(label, control, { hint = null, wide = false } = {}) {
   control.id ||= fresh("field");

@@ -54,13 +54,7 @@ def check_names(connection: duckdb.DuckDBPyConnection, sql: str, *, is_of_tenant
     bus's own, for outside of its WITH such a name means that table. An administrator may name any table, and look at plans.
     """
     found = None if is_of_tenant else _EXPLAIN.match(sql)
-    row = connection.execute("SELECT json_serialize_sql(?)", [sql[found.end() :] if found else sql]).fetchone()
-    try:
-        tree = json.loads(row[0]) if row else {"error": True}
-    except RecursionError:
-        raise QueryError("the statement is nested too deeply") from None
-    if tree.get("error"):
-        raise QueryError(str(tree.get("error_message") or "this statement is not allowed here; use SELECT"))
+    tree = tree_of(connection, sql[found.end() :] if found else sql)
     for node in nodes_of(tree):
         _check_function(node, is_of_tenant)
     if is_of_tenant:
@@ -115,6 +109,18 @@ def _check_function(node: dict[str, Any], is_of_tenant: bool) -> None:
         literal = (arguments[0].get("expression") or {}).get("literal") or {}
         if literal.get("kind") != "STRING" or _WIDE.search(str(literal.get("text"))):
             raise QueryError(f"{name}: the format is to be a plain text, with widths below 10,000")
+
+
+def tree_of(connection: duckdb.DuckDBPyConnection, sql: str) -> dict[str, Any]:
+    """A statement as DuckDB reads it. Raises ``QueryError`` for one that is no SELECT."""
+    row = connection.execute("SELECT json_serialize_sql(?)", [sql]).fetchone()
+    try:
+        tree: dict[str, Any] = json.loads(row[0]) if row else {"error": True}
+    except RecursionError:
+        raise QueryError("the statement is nested too deeply") from None
+    if tree.get("error"):
+        raise QueryError(str(tree.get("error_message") or "this statement is not allowed here; use SELECT"))
+    return tree
 
 
 def nodes_of(tree: Any) -> Iterator[dict[str, Any]]:

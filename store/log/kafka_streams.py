@@ -18,7 +18,7 @@ from event_streaming_bus.store.log.kafka_offsets import REQUEST_S
 from event_streaming_bus.store.log.kafka_settings import KafkaSettings
 from event_streaming_bus.store.log.kafka_topics import check_names, own_topics, topic_of, topics_of
 from event_streaming_bus.store.log.kafka_writer import Writer
-from event_streaming_bus.store.log.streams import check_config
+from event_streaming_bus.store.log.streams import check_config, check_same
 
 OPEN_S: Final = 10.0
 """How long opening waits for a broker to answer."""
@@ -71,14 +71,9 @@ class Streams:
         if taken is not None and (taken.tenant_id, taken.name) != (config.tenant_id, config.name):
             raise AlreadyExistsError(f"the stream id {stream_id} is taken by another stream")
         there = self._control.named(config.tenant_id, config.name)
-        if there is None or there.config == config:
-            return there
-        differences = ", ".join(
-            f"{field} is {getattr(there.config, field)!r}, not {getattr(config, field)!r}"
-            for field in StreamConfig.__struct_fields__
-            if getattr(there.config, field) != getattr(config, field)
-        )
-        raise AlreadyExistsError(f"stream {config.name} exists with other settings: {differences}")
+        if there is not None:
+            check_same(there, config)
+        return there
 
     def drop(self, stream_id: str) -> list[str]:
         """See ``EventLog.drop_stream``; returns the names of the topics that went. Where it was cut short, do it again."""

@@ -24,20 +24,26 @@ def create_tables(db: sqlite3.Connection) -> None:
     db.executescript(scheduled.SQL["create_tables"])
 
 
+def check_same(there: StreamInfo, config: StreamConfig) -> None:
+    """Raise ``AlreadyExistsError`` if the stream that is there has other settings."""
+    if there.config == config:
+        return
+    differences = ", ".join(
+        f"{field} is {getattr(there.config, field)!r}, not {getattr(config, field)!r}"
+        for field in StreamConfig.__struct_fields__
+        if getattr(there.config, field) != getattr(config, field)
+    )
+    raise AlreadyExistsError(f"stream {config.name} exists with other settings: {differences}")
+
+
 def make_stream(db: sqlite3.Connection, config: StreamConfig, stream_id: str | None, there: StreamInfo | None) -> StreamInfo:
     """Write a stream and its splits; ``there`` is the one that has its name. See ``EventLog.create_stream``."""
     taken = db.execute(SQL["select_stream_by_id"], (stream_id,)).fetchone()
     if taken is not None and (info_of(taken).tenant_id, info_of(taken).name) != (config.tenant_id, config.name):
         raise AlreadyExistsError(f"the stream id {stream_id} is taken by another stream")
     if there is not None:
-        if there.config == config:
-            return there
-        differences = ", ".join(
-            f"{field} is {getattr(there.config, field)!r}, not {getattr(config, field)!r}"
-            for field in StreamConfig.__struct_fields__
-            if getattr(there.config, field) != getattr(config, field)
-        )
-        raise AlreadyExistsError(f"stream {config.name} exists with other settings: {differences}")
+        check_same(there, config)
+        return there
     info = StreamInfo(
         stream_id=stream_id or ids.new_id(ids.STREAM),
         config=config,

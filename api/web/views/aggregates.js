@@ -1,7 +1,7 @@
 // Aggregates: find one, see its life as a timeline, and its state as of each version.
 
 import { ask, get, path, post } from "../api.js";
-import { choice, field, h, head, panel, facts } from "../dom.js";
+import { asking, choice, field, h, head, panel, facts } from "../dom.js";
 import { brief, count, json, state, time } from "../format.js";
 import { link } from "../router.js";
 import { empty, failed, filled } from "../states.js";
@@ -15,14 +15,9 @@ const TYPES = `SELECT aggregate_type, count(DISTINCT aggregate_id) AS aggregates
 export function aggregates({ query, signal }) {
   const place = h("div", {});
   const id = h("input", { required: true, autocomplete: "off", spellcheck: "false", "data-find": true });
-  const open = h(
-    "form",
-    {
-      class: "bar",
-      onsubmit: (event) => {
-        event.preventDefault();
-        location.hash = link`aggregates/${id.value.trim()}`;
-      },
+  const open = asking(
+    () => {
+      location.hash = link`aggregates/${id.value.trim()}`;
     },
     field("Aggregate id", id, { wide: true }),
     h("button", { type: "submit" }, "Open"),

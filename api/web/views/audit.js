@@ -1,7 +1,7 @@
 // The audit: who did what, to what, when, and how it ended.
 
 import { download, get, post, request } from "../api.js";
-import { choice, field, h, head, panel } from "../dom.js";
+import { asking, choice, field, h, head, panel } from "../dom.js";
 import { act } from "../dialog.js";
 import { count, json, state, time, tone } from "../format.js";
 import { filled } from "../states.js";
@@ -101,15 +101,8 @@ export function audit({ signal }) {
     );
   }
 
-  const form = h(
-    "form",
-    {
-      class: "bar",
-      onsubmit: (event) => {
-        event.preventDefault();
-        load();
-      },
-    },
+  const form = asking(
+    load,
     field("Action", action),
     field("Who", actor),
     field("Target", target),

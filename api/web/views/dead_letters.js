@@ -1,7 +1,7 @@
 // Dead letters: find them, look at one, retry or drop them. What a retry would do is shown first.
 
 import { call, get, path, post } from "../api.js";
-import { choice, field, h, head, panel, facts } from "../dom.js";
+import { asking, choice, field, h, head, panel, facts } from "../dom.js";
 import { act, confirmed, dialog, toast } from "../dialog.js";
 import { count, json, state, time } from "../format.js";
 import { may } from "../rights.js";
@@ -133,15 +133,8 @@ export function deadLetters({ query, signal }) {
     tell();
   }
 
-  const form = h(
-    "form",
-    {
-      class: "bar",
-      onsubmit: (event) => {
-        event.preventDefault();
-        load();
-      },
-    },
+  const form = asking(
+    load,
     FILTERS.map((name) => field(NAMES[name], inputs[name])),
     field("Status", status),
     h("button", { type: "submit" }, "Filter"),

@@ -2,7 +2,7 @@
 
 import { get, post } from "../api.js";
 import { act, dialog } from "../dialog.js";
-import { facts, field, h, head, panel } from "../dom.js";
+import { asking, facts, field, h, head, panel } from "../dom.js";
 import { count, json, time } from "../format.js";
 import { may } from "../rights.js";
 import { failed, filled, loading } from "../states.js";
@@ -90,15 +90,8 @@ function subjectPanel(erased, signal) {
       if (error.name !== "AbortError") place.replaceChildren(failed(error));
     }
   }
-  const form = h(
-    "form",
-    {
-      class: "bar",
-      onsubmit: (event) => {
-        event.preventDefault();
-        look();
-      },
-    },
+  const form = asking(
+    look,
     field("Subject, as events name it", subject, { wide: true }),
     h("label", { class: "check" }, counting, "Count its events"),
     h("button", { type: "submit" }, "Look up"),

@@ -2,7 +2,7 @@
 
 import { get } from "../api.js";
 import { act } from "../dialog.js";
-import { choice, field, h, panel } from "../dom.js";
+import { asking, choice, field, h, panel } from "../dom.js";
 import { brief, moment } from "../format.js";
 import { filled } from "../states.js";
 import { table } from "../table.js";
@@ -77,15 +77,8 @@ function oneTable(told, where, name, signal) {
     },
     signal,
   );
-  const form = h(
-    "form",
-    {
-      class: "bar",
-      onsubmit: (event) => {
-        event.preventDefault();
-        load();
-      },
-    },
+  const form = asking(
+    load,
     field("Those whose", column),
     operator,
     value,

@@ -2,7 +2,7 @@
 
 import { call, get, path } from "../api.js";
 import { act, confirmed } from "../dialog.js";
-import { field, h, head, panel } from "../dom.js";
+import { asking, field, h, head, panel } from "../dom.js";
 import { moment, seconds, time } from "../format.js";
 import { may } from "../rights.js";
 import { link } from "../router.js";
@@ -81,15 +81,8 @@ export function scheduled({ query, signal }) {
       show(page);
     });
   every(PERIOD_MS, signal, () => pages === 1 && load()); // what was opened further stays as it is
-  const form = h(
-    "form",
-    {
-      class: "bar",
-      onsubmit: (event) => {
-        event.preventDefault();
-        load();
-      },
-    },
+  const form = asking(
+    load,
     field("Stream", stream),
     h("button", { type: "submit" }, "Filter"),
   );

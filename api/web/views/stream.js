@@ -2,7 +2,7 @@
 
 import { call, get, path, post } from "../api.js";
 import { lineChart } from "../chart.js";
-import { choice, field, h, head, panel } from "../dom.js";
+import { asking, choice, field, h, head, panel } from "../dom.js";
 import { confirmed, dialog, parsed, toast } from "../dialog.js";
 import { brief, bytes, count, milliseconds, rate, seconds, time } from "../format.js";
 import { listen, recent } from "../live.js";
@@ -227,15 +227,8 @@ function tailPanel(found, query, signal) {
     more.disabled = false;
   }
 
-  const form = h(
-    "form",
-    {
-      class: "bar",
-      onsubmit: (event) => {
-        event.preventDefault();
-        start();
-      },
-    },
+  const form = asking(
+    start,
     field("Filter: an expression over the event, evaluated on the server", filter, { wide: true }),
     h("button", { type: "submit" }, "Filter"),
     pause,

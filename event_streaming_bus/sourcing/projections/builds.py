@@ -78,10 +78,10 @@ def builds_of(record: ProjectionRecord, builds: list[BuildRecord]) -> Builds:
 
 def preview(store: ProjectionStore, tenant_id: str, definition: ProjectionDefinition) -> Verdict:
     """What declaring this would mean."""
-    record = store.find(tenant_id, definition.name)
+    record, builds = store.find_with_builds(tenant_id, definition.name)
     if record is None:
         return Verdict.NEW
-    newest = builds_of(record, store.builds(tenant_id, definition.name)).newest
+    newest = builds_of(record, builds).newest
     if newest is None or newest.hash != definition.hash:
         return Verdict.REBUILD
     return Verdict.UNCHANGED if kept_definition(record.definition) == definition else Verdict.CHANGED

@@ -222,7 +222,7 @@ class ProjectionRunner:
             self._change_no = -1
 
     def _builds(self, build: BuildRecord) -> tuple[ProjectionRecord, Builds] | None:
-        record = self._store.find(build.tenant_id, build.name)
+        record, builds = self._store.find_with_builds(build.tenant_id, build.name)
         if record is None or record.active_build == build.build_no:
             return None
-        return record, builds_of(record, self._store.builds(build.tenant_id, build.name))
+        return record, builds_of(record, builds)
