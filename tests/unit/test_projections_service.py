@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from event_streaming_bus.sourcing.projection_errors import (
 )
 from event_streaming_bus.sourcing.projections import Projection, ProjectionService, Tables, projects
 from event_streaming_bus.sourcing.projections.builds import Verdict
+from event_streaming_bus.store.projections import ProjectionStore
 from event_streaming_bus.store.recorded import RecordedEvent
 from event_streaming_bus.store.storage import Storage, open_storage
 
@@ -164,6 +166,25 @@ async def test_a_failed_projection_goes_on_without_the_event_or_with_other_rules
     assert [each.verdict for each in await service.apply(TOTALS | {"on_error": "skip"})] == [Verdict.CHANGED]
     await until(service, "LIVE")
     assert await total(service) == 6.0
+
+
+async def test_whoever_sees_that_a_projection_has_failed_can_have_it_go_on(
+    storage: Storage, service: ProjectionService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = ProjectionStore.put_progress
+
+    def slowly(self: ProjectionStore, *what: Any, **how: Any) -> None:
+        if how["failure"] is not None:
+            time.sleep(0.3)
+        put(self, *what, **how)
+
+    monkeypatch.setattr(ProjectionStore, "put_progress", slowly)
+    await service.apply(TOTALS)
+    place(storage, ("ann", None), ("ann", 2.0))  # type: ignore[arg-type]
+    await until(service, "FAILED")
+    await service.resume("totals", skip_event=True)
+    await service.wait_for("totals")
+    assert await total(service) == 2.0
 
 
 async def test_rows_of_events_that_are_gone_are_built_anew(storage: Storage, tmp_path: Path) -> None:

@@ -245,9 +245,9 @@ class Follower:
                 self._tell(busy=True)
 
     def _fail(self, failure: EventFailure) -> None:
-        self.failure = failure
         self.is_live = False
-        self._tell()
+        self._tell(failure=failure)  # first: who sees that it has failed may have it go on, and that goes by what is kept
+        self.failure = failure
         self._wake(everyone=True)
         self._on_change()
 
@@ -262,10 +262,10 @@ class Follower:
         for _, wake in ready:
             wake()
 
-    def _tell(self, *, busy: bool = False) -> None:
+    def _tell(self, *, busy: bool = False, failure: EventFailure | None = None) -> None:
         """Keep in the catalog how far it is, for other processes: when it rests, and now and then while it is busy."""
-        now_s = time.monotonic()
-        told: tuple[Any, ...] = (self.position, self.is_live, self.failure, self.trouble)
+        now_s, failure = time.monotonic(), failure or self.failure
+        told: tuple[Any, ...] = (self.position, self.is_live, failure, self.trouble)
         if told == self._told or (busy and now_s - self._told_at_s < _TELL_EVERY_S):
             return
         progress = Progress(self.position, self.progress.events, self.progress.skipped, self.progress.recorded_at_ms)
@@ -274,7 +274,7 @@ class Follower:
                 self.build.build_no,
                 progress,
                 is_live=self.is_live,
-                failure=self.failure,
+                failure=failure,
                 trouble=self.trouble,
                 at_ms=_now_ms(),
             )
