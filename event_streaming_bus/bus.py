@@ -14,7 +14,7 @@ from event_streaming_bus.publishing import EventPublishingService
 from event_streaming_bus.registry.service import SchemaRegistryService
 from event_streaming_bus.store.log.base import EventLog
 from event_streaming_bus.store.settings import Settings
-from event_streaming_bus.store.storage import Storage, open_storage
+from event_streaming_bus.store.storage import Storage, check_database, open_storage
 
 if TYPE_CHECKING:
     from event_streaming_bus.access.tokens import TokenService
@@ -184,4 +184,5 @@ def open_bus(
         return connect(place, token=token, tenant_id=tenant_id, options=options)
     if token is not None or tenant_id is not None or options is not None:
         raise InvalidInputError("token, tenant_id, options: only go with the URL of a server, as in http://127.0.0.1:8080")
+    check_database(url)
     return Bus(open_storage(url))

@@ -131,6 +131,10 @@ class StorageError(BusError):
     """The storage below failed. Nothing of the failed operation was kept."""
 
 
+class UnavailableError(StorageError):
+    """What lies below cannot be reached at the moment. Nothing of what was asked was done; try again."""
+
+
 class LostTransactionError(StorageError):
     """The Kafka brokers gave a transaction up before it was committed. Nothing was written; try again."""
 

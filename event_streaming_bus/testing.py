@@ -4,15 +4,16 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from event_streaming_bus.bus import Bus, open_bus
+from event_streaming_bus.bus import Bus
 from event_streaming_bus.models import DEFAULT_TENANT, Event
 from event_streaming_bus.store.log.reading import read_stream
+from event_streaming_bus.store.storage import open_storage
 
 
 @contextmanager
 def temporary_bus() -> Iterator[Bus]:
     """A bus in a folder of its own, which is removed afterwards."""
-    with tempfile.TemporaryDirectory(prefix="esb-") as folder, open_bus(folder) as bus:
+    with tempfile.TemporaryDirectory(prefix="esb-") as folder, Bus(open_storage(folder)) as bus:
         yield bus
 
 

@@ -1,7 +1,6 @@
 """Appending to aggregates: what must hold is looked at, and what is appended recorded, in the transaction that appends the events
 to their streams."""
 
-import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
@@ -11,11 +10,13 @@ import msgspec
 
 from event_streaming_bus import ids
 from event_streaming_bus.errors import AlreadyExistsError, InvalidInputError, InvalidStateError
+from event_streaming_bus.fault_points import fault_point
 from event_streaming_bus.models import SCHEDULED_OFFSET, Event, Position, Receipt, Split
 from event_streaming_bus.store.aggregate_errors import ConditionNotMetError, VersionConflictError
 from event_streaming_bus.store.aggregates import SQL, AggregateStatus, encode_event, first_fitting, select_events, select_head
+from event_streaming_bus.store.database import Connection
 from event_streaming_bus.store.log.base import AppendResult
-from event_streaming_bus.store.log.stored import find_ids
+from event_streaming_bus.store.log.conditional import FindIds
 from event_streaming_bus.store.recorded import EventQuery, Recorded, RecordedEvent
 
 MOST_TOLD: Final = 100
@@ -64,7 +65,9 @@ class Recording:
     """The ``Condition`` of an append to the log that records its events in their aggregates.
 
     ``receipts`` makes the receipts of all events of all ``appends``, in order, from the results of the log. ``own_ids``: all ids
-    were made for this append. ``recorded`` is there once the log's append has returned: a proof for each event, in order.
+    were made for this append. ``find_ids`` tells which ids the log holds. ``keeps_ids``: what the log holds cannot be told from
+    the database alone, so all ids are kept there. ``recorded`` is there once the log's append has returned: a proof for each
+    event, in order.
     """
 
     def __init__(
@@ -74,17 +77,21 @@ class Recording:
         receipts: Callable[[Sequence[AppendResult]], Sequence[Receipt]],
         *,
         own_ids: bool,
+        find_ids: FindIds,
+        keeps_ids: bool = False,
         unless: Unless | None = None,
     ) -> None:
         self._tenant_id = tenant_id
         self._appends = appends
         self._receipts = receipts
         self._own_ids = own_ids
+        self._find_ids = find_ids
+        self._keeps_ids = keeps_ids or not own_ids
         self._unless = unless
         self._targets: dict[str, _Target] = {}
         self.recorded: list[Recorded] = []
 
-    def admits(self, db: sqlite3.Connection) -> bool:
+    def admits(self, db: Connection) -> bool:
         """Whether to append. Raises ``VersionConflictError``, ``ConditionNotMetError``;
         ``InvalidInputError`` for an aggregate of another type; ``InvalidStateError`` for one that takes no events;
         ``AlreadyExistsError`` for an id that another event has."""
@@ -116,7 +123,7 @@ class Recording:
                 )
         return True
 
-    def appended(self, db: sqlite3.Connection, results: Sequence[AppendResult]) -> None:
+    def appended(self, db: Connection, results: Sequence[AppendResult]) -> None:
         """Record the events. Raises ``AlreadyExistsError`` if the log has not appended one, since another has its id: one that
         was published in the same transaction, or waits for its time."""
         now_ms = time.time_ns() // 1_000_000
@@ -132,9 +139,10 @@ class Recording:
             version = heights.get(append.aggregate_id, target.version)
             for event in append.events:
                 receipt = next(receipts)
-                if receipt.duplicate or receipt.position.offset == SCHEDULED_OFFSET:
+                waits = receipt.position.offset == SCHEDULED_OFFSET
+                if receipt.duplicate or (waits and receipt.deliver_at_ms is not None):
                     raise _taken(event.event_id)
-                place = receipt.position
+                place = None if waits else receipt.position
                 position += 1
                 version += 1
                 record = _record(event, append, position, version, now_ms)
@@ -143,16 +151,17 @@ class Recording:
                 rows.append(row)
                 recorded = Recorded(event.event_id, append.aggregate_id, version, position, place)
                 self.recorded.append(recorded)
-                if not self._own_ids:
+                if self._keeps_ids:
                     kept.append((self._tenant_id, event.event_id, _receipt(recorded)))
             heights[append.aggregate_id] = version
         db.executemany(SQL["insert_event"], rows)
         if kept:
             db.executemany(SQL["insert_event_receipt"], kept)
+        fault_point("aggregate.recorded")
 
     # --- what is found ------------------------------------------------------------------------------------------------
 
-    def _was_recorded(self, db: sqlite3.Connection) -> bool:
+    def _was_recorded(self, db: Connection) -> bool:
         """Whether these very events were recorded before; then ``recorded`` says where."""
         event_ids = [event.event_id for append in self._appends for event in append.events]
         if len(set(event_ids)) < len(event_ids):
@@ -183,10 +192,10 @@ class Recording:
         self.recorded = [found[event_id] for event_id in event_ids]
         return True
 
-    def _found_in_aggregates(self, db: sqlite3.Connection, event_ids: Mapping[str, None]) -> dict[str, Recorded]:
+    def _found_in_aggregates(self, db: Connection, event_ids: Mapping[str, None]) -> dict[str, Recorded]:
         """Those of the events that are in the aggregates appended to although their ids were not kept, as ids of our own making
         are not. Raises ``AlreadyExistsError`` for the id of an event that is elsewhere in the log."""
-        positions = find_ids(db, self._tenant_id, event_ids)
+        positions = self._find_ids(db, self._tenant_id, event_ids)
         wanted = positions.keys() | filter(ids.is_event_id, event_ids)  # the stream may have dropped it by now
         found: dict[str, Recorded] = {}
         for aggregate_id in {append.aggregate_id for append in self._appends} if wanted else ():
@@ -201,7 +210,7 @@ class Recording:
                 raise _taken(event_id)
         return found
 
-    def _find(self, db: sqlite3.Connection, append: AggregateAppend) -> _Target:
+    def _find(self, db: Connection, append: AggregateAppend) -> _Target:
         category = db.execute(SQL["select_category"], (self._tenant_id, append.aggregate_type)).fetchone()
         row = db.execute(SQL["select_aggregate"], (self._tenant_id, append.aggregate_id)).fetchone()
         if row is None:
@@ -218,16 +227,15 @@ class Recording:
             )
         return _Target(aggregate_no, category_no, version, is_empty=0 < begin_version == version)
 
-    def _make(self, db: sqlite3.Connection, append: AggregateAppend, target: _Target, now_ms: int) -> _Target:
+    def _make(self, db: Connection, append: AggregateAppend, target: _Target, now_ms: int) -> _Target:
         category_no = target.category_no
         if category_no is None:
             category_no = _number(db, "category", self._tenant_id, append.aggregate_type)
-        made = db.execute(SQL["insert_aggregate"], (self._tenant_id, append.aggregate_id, category_no, now_ms))
-        assert made.lastrowid is not None  # noqa: S101 - an INSERT has one
-        return _Target(made.lastrowid, category_no, target.version)
+        made = db.execute(SQL["insert_aggregate"], (self._tenant_id, append.aggregate_id, category_no, now_ms)).fetchone()
+        return _Target(made[0], category_no, target.version)
 
     def _conflict(
-        self, db: sqlite3.Connection, append: AggregateAppend, target: _Target, version: int
+        self, db: Connection, append: AggregateAppend, target: _Target, version: int
     ) -> VersionConflictError | InvalidInputError:
         expected = append.expected
         name = f"The aggregate '{append.aggregate_id}'"
@@ -301,14 +309,12 @@ def _record(event: Event, append: AggregateAppend, position: int, version: int, 
     )
 
 
-def _number(db: sqlite3.Connection, kind: str, *names: str) -> int:
+def _number(db: Connection, kind: str, *names: str) -> int:
     """The number of a category or an event type, given one if it has none."""
     row = db.execute(SQL[f"select_{kind}"], names).fetchone()
     if row is not None:
         return int(row[0])
-    number = db.execute(SQL[f"insert_{kind}"], names).lastrowid
-    assert number is not None  # noqa: S101 - an INSERT has one
-    return number
+    return int(db.execute(SQL[f"insert_{kind}"], names).fetchone()[0])
 
 
 def _receipt(recorded: Recorded) -> bytes:

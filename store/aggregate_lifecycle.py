@@ -4,7 +4,6 @@ Each action is one transaction, but for dropping old events, which is many small
 again. What is on streams stays there, as the retention of the stream says.
 """
 
-import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -12,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from event_streaming_bus.errors import CorruptLogError, InvalidStateError
+from event_streaming_bus.fault_points import fault_point
 from event_streaming_bus.store.aggregate_archives import pack, unpack
 from event_streaming_bus.store.aggregate_errors import AggregateNotFoundError, VersionConflictError
 from event_streaming_bus.store.aggregate_snapshots import Snapshot, snapshot_row
@@ -25,6 +25,7 @@ from event_streaming_bus.store.aggregates import (
     select_head,
     select_info,
 )
+from event_streaming_bus.store.database import Connection
 
 MAX_ARCHIVE_BYTES: Final = 256 << 20
 """An aggregate whose records are larger is not archived: all of them are in memory at once."""
@@ -91,11 +92,12 @@ def archive(store: AggregateStore, tenant_id: str, aggregate_id: str) -> Lifecyc
                 f"The aggregate '{aggregate_id}' has {size:,} bytes of events; at most {MAX_ARCHIVE_BYTES:,} can be archived.",
                 aggregate_id=aggregate_id,
             )
-        records = [record for (record,) in db.execute(SQL["select_records"], (number, _NEVER, -1))]
+        records = [record for (record,) in db.execute(SQL["select_records"], (number, _NEVER, _NEVER))]
         packed = pack(aggregate_id, info.version, records)
         now_ms = time.time_ns() // 1_000_000
         row = number, packed.last_version, packed.events, now_ms, packed.checksum, packed.data
         db.execute(SQL["insert_archive"], row)
+        fault_point("aggregate.archive")
         _drop_rows(db, number, _NEVER)
         db.execute(SQL["update_aggregate_status"], (AggregateStatus.ARCHIVED.value, number))
         return _change("archived", db, tenant_id, aggregate_id, packed.events, len(packed.data))
@@ -122,6 +124,7 @@ def restore(store: AggregateStore, tenant_id: str, aggregate_id: str) -> Lifecyc
                 numbers[event.event_type] = type_no
             rows.append((event.position, number, event.version, category_no, type_no, record))
         db.executemany(SQL["insert_event"], rows)
+        fault_point("aggregate.restore")
         db.execute(SQL["delete_archive"], (number,))
         db.execute(SQL["update_aggregate_status"], (AggregateStatus.ACTIVE.value, number))
         return _change("restored", db, tenant_id, aggregate_id, len(rows), len(row[-1]))
@@ -153,7 +156,7 @@ def delete(
         return _change("closed for ever" if hard else "deleted", db, tenant_id, aggregate_id, len(events))
 
 
-def _present(db: sqlite3.Connection, tenant_id: str, aggregate_id: str, *, even_empty: bool = False) -> tuple[int, AggregateInfo]:
+def _present(db: Connection, tenant_id: str, aggregate_id: str, *, even_empty: bool = False) -> tuple[int, AggregateInfo]:
     number, info = select_info(db, tenant_id, aggregate_id)
     if info.status is AggregateStatus.DELETED or (info.status is AggregateStatus.EMPTY and not even_empty):
         raise AggregateNotFoundError(f"The aggregate '{aggregate_id}' was deleted.", aggregate_id=aggregate_id)
@@ -161,7 +164,7 @@ def _present(db: sqlite3.Connection, tenant_id: str, aggregate_id: str, *, even_
 
 
 def _change(
-    action: str, db: sqlite3.Connection, tenant_id: str, aggregate_id: str, events: int, archive_bytes: int = 0
+    action: str, db: Connection, tenant_id: str, aggregate_id: str, events: int, archive_bytes: int = 0
 ) -> LifecycleChange:
     _, info = select_info(db, tenant_id, aggregate_id)
     return LifecycleChange(
@@ -175,7 +178,7 @@ def _change(
     )
 
 
-def _conflict(db: sqlite3.Connection, number: int, info: AggregateInfo, expected_version: int) -> VersionConflictError:
+def _conflict(db: Connection, number: int, info: AggregateInfo, expected_version: int) -> VersionConflictError:
     between = select_events(db, number, expected_version, expected_version + _MOST_TOLD)
     names = ("position", "version", "event_id", "event_type", "timestamp_ms")
     return VersionConflictError(
@@ -188,7 +191,7 @@ def _conflict(db: sqlite3.Connection, number: int, info: AggregateInfo, expected
     )
 
 
-def _drop_rows(db: sqlite3.Connection, number: int, until_version: int) -> None:
+def _drop_rows(db: Connection, number: int, until_version: int) -> None:
     """Take events from the table, and see to it that their positions are not given again."""
     db.execute(SQL["keep_positions"], (select_head(db),))
     db.execute(SQL["delete_events"], (number, until_version))
@@ -252,7 +255,7 @@ def due_events(store: AggregateStore, tenant_id: str, retention: Retention, now_
         after = rows[-1][1]
 
 
-def _due(db: sqlite3.Connection, retention: Retention, old: int, row: Sequence[Any]) -> DueEvents:
+def _due(db: Connection, retention: Retention, old: int, row: Sequence[Any]) -> DueEvents:
     number, aggregate_id, begin_version, first_version, last_version, first_position = row
     until = 0 if retention.max_count is None else last_version - retention.max_count
     if first_position <= old:
@@ -266,7 +269,7 @@ def _due(db: sqlite3.Connection, retention: Retention, old: int, row: Sequence[A
     )
 
 
-def _last_before(db: sqlite3.Connection, time_ms: int) -> int:
+def _last_before(db: Connection, time_ms: int) -> int:
     """The position of the last event that was recorded before a time; positions and times grow together."""
     low, high = 0, select_head(db)
     while low < high:
@@ -297,7 +300,7 @@ def drop_due(store: AggregateStore, tenant_id: str, plan: Sequence[tuple[DueEven
     return counts
 
 
-def _drop_some(db: sqlite3.Connection, tenant_id: str, due: DueEvents, base: Snapshot, most: int) -> tuple[int, bool]:
+def _drop_some(db: Connection, tenant_id: str, due: DueEvents, base: Snapshot, most: int) -> tuple[int, bool]:
     number, info = select_info(db, tenant_id, due.aggregate_id)
     if info.status is not AggregateStatus.ACTIVE or info.begin_version != due.begin_version:
         return 0, True

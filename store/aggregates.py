@@ -5,28 +5,29 @@ itself: what a stream's retention drops is still in its aggregate. Appending is 
 events in ``aggregate_lifecycle``.
 """
 
-import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from event_streaming_bus.fault_points import fault_point
 from event_streaming_bus.store.aggregate_archives import unpack
 from event_streaming_bus.store.aggregate_errors import AggregateNotFoundError
 from event_streaming_bus.store.aggregate_snapshots import Snapshot, read_snapshot, snapshot_row
+from event_streaming_bus.store.database import Connection, Place, open_database
 from event_streaming_bus.store.log.base import EventLog
+from event_streaming_bus.store.log.capabilities import capabilities_of
 from event_streaming_bus.store.recorded import EVERY_EVENT, EventQuery, RecordedEvent
 from event_streaming_bus.store.sql import load_queries
-from event_streaming_bus.store.sqlite import Database
 
 SQL: Final = load_queries("aggregates.sql")
 MAX_PAGE_EVENTS: Final = 100_000
 _LAST: Final = (1 << 63) - 1
 _POLL_S: Final = 0.005
+_ASK_S: Final = 0.03
 _LOOKED_AT: Final = 4096
 
 decode_event: Final = msgspec.msgpack.Decoder(RecordedEvent).decode
@@ -78,23 +79,23 @@ class Material(NamedTuple):
 class AggregateStore:
     """The aggregates of all tenants. Safe to use from any thread and any number of processes; every method blocks."""
 
-    def __init__(self, path: Path, log: EventLog, *, synchronous: str = "FULL") -> None:
-        self._path = path
+    def __init__(self, place: Place, log: EventLog, *, synchronous: str = "FULL") -> None:
         self._log = log
-        self._db = Database(path, synchronous=synchronous, tables=SQL["create_tables"])
+        self._has_outbox = capabilities_of(log).outbox
+        self._db = open_database(place, tables=SQL["create_tables"], name="aggregates", synchronous=synchronous)
 
     def close(self) -> None:
         """Close the database. Closing twice is harmless."""
         self._db.close()
 
     @contextmanager
-    def reading(self, doing: str) -> Iterator[sqlite3.Connection]:
+    def reading(self, doing: str) -> Iterator[Connection]:
         """A connection that sees the store as it is at one moment."""
         with self._db.reading(doing) as db:
             yield db
 
     @contextmanager
-    def writing(self, doing: str) -> Iterator[sqlite3.Connection]:
+    def writing(self, doing: str) -> Iterator[Connection]:
         """A write transaction: kept at the end, undone if anything is raised."""
         with self._db.transaction(doing) as db:
             yield db
@@ -141,13 +142,15 @@ class AggregateStore:
 
     def find_event(self, tenant_id: str, event_id: str) -> RecordedEvent | None:
         """The event of an aggregate with this id. Looked for by the log, so one that its retention has dropped is not found,
-        unless the caller who appended it had brought the id."""
+        unless the caller who appended it had brought the id, or the log has an outbox: then all ids are kept here."""
         with self.reading("looking for an event") as db:
             row = db.execute(SQL["select_event_receipt"], (tenant_id, event_id)).fetchone()
         if row is not None:
             _, aggregate_id, version, _ = msgspec.msgpack.decode(row[0])
             found = self.events(tenant_id, aggregate_id, after_version=version - 1, until_version=version)
             return found[0] if found else None
+        if self._has_outbox:
+            return None
         receipt = self._log.locate(tenant_id, event_id)
         if receipt is None:
             return None
@@ -163,19 +166,22 @@ class AggregateStore:
             return select_head(db)
 
     def wait(self, tenant_id: str, after_position: int, timeout_s: float) -> bool:
-        """Block until there is a position after this one, at most so long; whether there is."""
+        """Block until there is a position after this one, at most so long; whether there is. Wakes within 100 ms of an append by
+        any process."""
         deadline_s = time.monotonic() + timeout_s
         seen = None
         while True:
-            version = self._log.version()
-            if version != seen:
+            version = (
+                None if self._has_outbox else self._log.version()
+            )  # by an outbox, events are here before they are in the log
+            if version is None or version != seen:
                 seen = version
                 if self.head(tenant_id) > after_position:
                     return True
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
                 return False
-            time.sleep(min(_POLL_S, left_s))
+            time.sleep(min(_POLL_S if version is not None else _ASK_S, left_s))
 
     # --- aggregates ---------------------------------------------------------------------------------------------------
 
@@ -280,6 +286,7 @@ class AggregateStore:
             if alone:
                 db.execute(SQL["delete_other_snapshots"], (aggregate_no, snapshot.fold_hash))
             db.execute(SQL["upsert_snapshot"], snapshot_row(aggregate_no, snapshot))
+            fault_point("aggregate.snapshot")
 
     def drop_snapshots(self, tenant_id: str, aggregate_id: str, *, even_base: bool = False) -> None:
         """Forget the snapshots of an aggregate. Its base stays, since nothing could make it anew; with ``even_base`` it goes as
@@ -292,7 +299,7 @@ class AggregateStore:
                     db.execute(SQL["delete_base"], (aggregate[0],))
 
 
-def select_info(db: sqlite3.Connection, tenant_id: str, aggregate_id: str) -> tuple[int, AggregateInfo]:
+def select_info(db: Connection, tenant_id: str, aggregate_id: str) -> tuple[int, AggregateInfo]:
     """``(its number, the aggregate)``. Raises ``AggregateNotFoundError``."""
     row = db.execute(SQL["select_aggregate"], (tenant_id, aggregate_id)).fetchone()
     if row is None:
@@ -302,7 +309,7 @@ def select_info(db: sqlite3.Connection, tenant_id: str, aggregate_id: str) -> tu
 
 
 def select_events(
-    db: sqlite3.Connection, aggregate_no: int, after_version: int = 0, until_version: int | None = None
+    db: Connection, aggregate_no: int, after_version: int = 0, until_version: int | None = None
 ) -> list[RecordedEvent]:
     """The events of an aggregate, of some versions, wherever they are kept."""
     after_version, until = min(after_version, _LAST), min(_LAST if until_version is None else until_version, _LAST)
@@ -317,15 +324,13 @@ def select_events(
     return [event for event in events if after_version < event.version <= until]
 
 
-def select_head(db: sqlite3.Connection) -> int:
+def select_head(db: Connection) -> int:
     """The position that was given last."""
     (head,) = db.execute(SQL["select_head"]).fetchone()
     return int(head)
 
 
-def first_fitting(
-    db: sqlite3.Connection, tenant_id: str, query: EventQuery, after_position: int, most: int
-) -> list[RecordedEvent]:
+def first_fitting(db: Connection, tenant_id: str, query: EventQuery, after_position: int, most: int) -> list[RecordedEvent]:
     """The first events after a position that fit."""
     found: list[RecordedEvent] = []
     until = select_head(db)
@@ -338,7 +343,7 @@ def first_fitting(
     return found[:most]
 
 
-def _page(db: sqlite3.Connection, tenant_id: str, query: EventQuery, after: int, until: int, limit: int) -> EventPage:
+def _page(db: Connection, tenant_id: str, query: EventQuery, after: int, until: int, limit: int) -> EventPage:
     """Events that fit but for ``where``."""
     categories = {name: no for no, name in db.execute(SQL["select_categories"], (tenant_id,))}
     types = query.aggregate_types
@@ -363,7 +368,7 @@ def _page(db: sqlite3.Connection, tenant_id: str, query: EventQuery, after: int,
     return EventPage(events, until if is_end else events[-1].position, is_end)
 
 
-def _column(db: sqlite3.Connection, query: str, *values: str) -> list[int]:
+def _column(db: Connection, query: str, *values: str) -> list[int]:
     return [row[0] for row in db.execute(SQL[query], values)]
 
 

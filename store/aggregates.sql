@@ -85,6 +85,14 @@ SELECT a.aggregate_no, a.category_no, a.status,
        a.gone_version, a.created_at_ms, a.begin_version
 FROM aggregates a WHERE a.tenant_id = ? AND a.aggregate_id = ?;
 
+-- name: select_aggregate@postgresql
+SELECT a.aggregate_no, a.category_no, a.status,
+       greatest(a.gone_version, coalesce(CASE a.status
+           WHEN 'ARCHIVED' THEN (SELECT r.last_version FROM aggregate_archives r WHERE r.aggregate_no = a.aggregate_no)
+           ELSE (SELECT max(e.version) FROM aggregate_events e WHERE e.aggregate_no = a.aggregate_no) END, 0)),
+       a.gone_version, a.created_at_ms, a.begin_version
+FROM aggregates a WHERE a.tenant_id = ? AND a.aggregate_id = ?;
+
 -- name: select_aggregates
 SELECT a.aggregate_id, a.category_no, a.status,
        max(a.gone_version, coalesce(CASE a.status
@@ -99,8 +107,23 @@ WHERE a.category_no = :category_no AND a.aggregate_id > :after
            ELSE a.status END)
 ORDER BY a.aggregate_id LIMIT :count;
 
+-- name: select_aggregates@postgresql
+SELECT a.aggregate_id, a.category_no, a.status,
+       greatest(a.gone_version, coalesce(CASE a.status
+           WHEN 'ARCHIVED' THEN (SELECT r.last_version FROM aggregate_archives r WHERE r.aggregate_no = a.aggregate_no)
+           ELSE (SELECT max(e.version) FROM aggregate_events e WHERE e.aggregate_no = a.aggregate_no) END, 0)),
+       a.gone_version, a.created_at_ms, a.begin_version
+FROM aggregates a
+WHERE a.category_no = :category_no AND a.aggregate_id > :after
+  AND (:status IS NULL OR :status = CASE
+           WHEN a.status = 'ACTIVE' AND a.begin_version > 0 AND a.begin_version = a.gone_version
+                AND NOT EXISTS (SELECT 1 FROM aggregate_events e WHERE e.aggregate_no = a.aggregate_no) THEN 'EMPTY'
+           ELSE a.status END)
+ORDER BY a.aggregate_id LIMIT :count;
+
 -- name: insert_aggregate
-INSERT INTO aggregates (tenant_id, aggregate_id, category_no, status, created_at_ms) VALUES (?, ?, ?, 'ACTIVE', ?);
+INSERT INTO aggregates (tenant_id, aggregate_id, category_no, status, created_at_ms) VALUES (?, ?, ?, 'ACTIVE', ?)
+RETURNING aggregate_no;
 
 -- name: update_aggregate_status
 UPDATE aggregates SET status = ? WHERE aggregate_no = ?;
@@ -115,19 +138,25 @@ SELECT aggregate_type FROM categories WHERE category_no = ?;
 SELECT category_no, aggregate_type FROM categories WHERE tenant_id = ? ORDER BY aggregate_type;
 
 -- name: insert_category
-INSERT INTO categories (tenant_id, aggregate_type) VALUES (?, ?);
+INSERT INTO categories (tenant_id, aggregate_type) VALUES (?, ?) RETURNING category_no;
 
 -- name: select_event_type
 SELECT event_type_no FROM aggregate_event_types WHERE event_type = ?;
 
 -- name: insert_event_type
-INSERT INTO aggregate_event_types (event_type) VALUES (?);
+INSERT INTO aggregate_event_types (event_type) VALUES (?) RETURNING event_type_no;
 
 -- name: select_event_types
 SELECT event_type_no FROM aggregate_event_types WHERE event_type IN (SELECT value FROM json_each(?));
 
+-- name: select_event_types@postgresql
+SELECT event_type_no FROM aggregate_event_types WHERE event_type IN (SELECT json_array_elements_text(CAST(? AS JSON)));
+
 -- name: select_head
 SELECT max(coalesce((SELECT max(position) FROM aggregate_events), 0), coalesce((SELECT used FROM aggregate_positions), 0));
+
+-- name: select_head@postgresql
+SELECT greatest(coalesce((SELECT max(position) FROM aggregate_events), 0), coalesce((SELECT used FROM aggregate_positions), 0));
 
 -- name: insert_event
 INSERT INTO aggregate_events (position, aggregate_no, version, category_no, event_type_no, record) VALUES (?, ?, ?, ?, ?, ?);
@@ -150,6 +179,14 @@ WHERE position > :after AND position <= :until
   AND (:aggregates IS NULL OR aggregate_no IN (SELECT value FROM json_each(:aggregates)))
 ORDER BY position LIMIT :count;
 
+-- name: select_page@postgresql
+SELECT record FROM aggregate_events
+WHERE position > :after AND position <= :until
+  AND category_no IN (SELECT CAST(json_array_elements_text(CAST(:categories AS JSON)) AS BIGINT))
+  AND (:event_types IS NULL OR event_type_no IN (SELECT CAST(json_array_elements_text(CAST(:event_types AS JSON)) AS BIGINT)))
+  AND (:aggregates IS NULL OR aggregate_no IN (SELECT CAST(json_array_elements_text(CAST(:aggregates AS JSON)) AS BIGINT)))
+ORDER BY position LIMIT :count;
+
 -- name: select_page_of_category
 SELECT record FROM aggregate_events
 WHERE position > :after AND position <= :until AND category_no = :category ORDER BY position LIMIT :count;
@@ -159,6 +196,9 @@ SELECT record FROM aggregate_events WHERE position > :after AND position <= :unt
 
 -- name: select_aggregate_nos
 SELECT aggregate_no FROM aggregates WHERE tenant_id = ? AND aggregate_id IN (SELECT value FROM json_each(?));
+
+-- name: select_aggregate_nos@postgresql
+SELECT aggregate_no FROM aggregates WHERE tenant_id = ? AND aggregate_id IN (SELECT json_array_elements_text(CAST(? AS JSON)));
 
 -- name: select_other_tenant
 SELECT 1 FROM categories WHERE tenant_id != ? LIMIT 1;
@@ -190,8 +230,11 @@ SELECT fold_hash, version, last_timestamp_ms, max_timestamp_ms, taken_at_ms, key
 WHERE aggregate_no = ?;
 
 -- name: replace_base
-REPLACE INTO aggregate_bases (aggregate_no, fold_hash, version, last_timestamp_ms, max_timestamp_ms, taken_at_ms, key_ids, state)
-VALUES (:aggregate_no, :fold_hash, :version, :last_timestamp_ms, :max_timestamp_ms, :taken_at_ms, :key_ids, :state);
+INSERT INTO aggregate_bases (aggregate_no, fold_hash, version, last_timestamp_ms, max_timestamp_ms, taken_at_ms, key_ids, state)
+VALUES (:aggregate_no, :fold_hash, :version, :last_timestamp_ms, :max_timestamp_ms, :taken_at_ms, :key_ids, :state)
+ON CONFLICT (aggregate_no) DO UPDATE SET fold_hash = excluded.fold_hash, version = excluded.version,
+    last_timestamp_ms = excluded.last_timestamp_ms, max_timestamp_ms = excluded.max_timestamp_ms,
+    taken_at_ms = excluded.taken_at_ms, key_ids = excluded.key_ids, state = excluded.state;
 
 -- name: delete_base
 DELETE FROM aggregate_bases WHERE aggregate_no = ?;
@@ -219,6 +262,9 @@ DELETE FROM aggregate_event_ids WHERE tenant_id = ? AND event_id = ?;
 
 -- name: keep_positions
 INSERT INTO aggregate_positions (one, used) VALUES (1, ?) ON CONFLICT (one) DO UPDATE SET used = max(used, excluded.used);
+
+-- name: keep_positions@postgresql
+INSERT INTO aggregate_positions (one, used) VALUES (1, ?) ON CONFLICT (one) DO UPDATE SET used = greatest(aggregate_positions.used, excluded.used);
 
 -- name: update_aggregate_gone
 UPDATE aggregates SET gone_version = ? WHERE aggregate_no = ?;
@@ -256,7 +302,7 @@ SELECT * FROM (
            AS first_position
     FROM aggregates a
     WHERE a.category_no = :category_no AND a.aggregate_id > :after AND a.status = 'ACTIVE'
-)
+) AS due
 WHERE first_position <= :old OR last_version - first_version >= :max_count
 ORDER BY aggregate_id LIMIT :count;
 

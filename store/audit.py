@@ -1,4 +1,5 @@
-"""The store of the audit: one chain of entries for each data folder, in ``audit.db``, a file of its own.
+"""The store of the audit: one chain of entries for each data folder, in ``audit.db``, a file of its own; or one of all nodes, in
+the database that they share.
 
 It is beside the log and not in it, so that restoring the log from a backup takes no entry away, and so that what is refused
 while the log's lock is held is still noted. Nothing is made before the first entry is.
@@ -16,6 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from event_streaming_bus.errors import CorruptLogError
+from event_streaming_bus.fault_points import fault_point
 from event_streaming_bus.store.audit_entries import (
     BLOCK_ENTRIES,
     AuditAction,
@@ -24,8 +26,9 @@ from event_streaming_bus.store.audit_entries import (
     Outcome,
 )
 from event_streaming_bus.store.audit_key import SigningKey, find_signing_key
+from event_streaming_bus.store.database import Connection, Database, Place, open_database
 from event_streaming_bus.store.sql import load_queries
-from event_streaming_bus.store.sqlite import Database, storage_errors
+from event_streaming_bus.store.sqlite import storage_errors
 
 SQL: Final = load_queries("audit.sql")
 FILE: Final = "audit.db"
@@ -59,9 +62,10 @@ class UnreadableEntry(msgspec.Struct, frozen=True):
 class AuditStore:
     """The chain of a data folder. Safe to use from any thread and any number of processes."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, place: Place | None = None) -> None:
+        """``folder`` has the signing key, unless that is elsewhere, and the entries, unless they are in another ``place``."""
         self.folder = folder
-        self._path = folder / FILE
+        self._place = place or folder / FILE
         self._lock = threading.Lock()
         self._db: Database | None = None
         self._key: SigningKey | None = None
@@ -71,8 +75,8 @@ class AuditStore:
 
     @property
     def is_used(self) -> bool:
-        """Whether there has ever been an entry."""
-        return self._path.exists()
+        """Whether there can be any: in a file, whether there has ever been one."""
+        return not isinstance(self._place, Path) or self._place.exists()
 
     def close(self) -> None:
         """Close the database. Closing twice is harmless; whatever is asked afterwards opens it again."""
@@ -108,6 +112,7 @@ class AuditStore:
                 self._check_end(db, key)
                 for each in together:
                     each.entries = [self._chain(db, key, action) for action in each.actions]
+                fault_point("audit.chained")
                 head = db.execute(SQL["select_head"]).fetchone()
                 if head is not None:
                     _sign(db, key, *head)
@@ -121,7 +126,7 @@ class AuditStore:
             for each in together:
                 each.is_done = True
 
-    def _check_end(self, db: sqlite3.Connection, key: SigningKey) -> None:
+    def _check_end(self, db: Connection, key: SigningKey) -> None:
         head = db.execute(SQL["select_head"]).fetchone()
         row = db.execute(SQL["select_last_checkpoint"]).fetchone()
         signed = None if row is None else _checkpoint(row)
@@ -129,12 +134,12 @@ class AuditStore:
         # A checkpoint of another key cannot be told from a forged one here; verifying does, with the key that it should be.
         if not is_whole or (signed is not None and signed.key_id == key.public.key_id and not key.public.has_signed(signed)):
             raise CorruptLogError(
-                f"{self._path} does not end as it was signed: entries were removed, changed or put in. `esb audit verify` tells "
+                f"{self._place} does not end as it was signed: entries were removed, changed or put in. `esb audit verify` tells "
                 "which; to go on with a new chain, move the file away, and keep it.",
-                path=str(self._path),
+                path=str(self._place),
             )
 
-    def _chain(self, db: sqlite3.Connection, key: SigningKey, action: AuditAction) -> AuditEntry:
+    def _chain(self, db: Connection, key: SigningKey, action: AuditAction) -> AuditEntry:
         seq, previous_hash = db.execute(SQL["select_head"]).fetchone() or (0, secrets.token_hex(32))
         entry = AuditEntry(**msgspec.structs.asdict(action), seq=seq + 1, previous_hash=previous_hash)
         entry = msgspec.structs.replace(entry, hash=entry.computed_hash())
@@ -157,7 +162,7 @@ class AuditStore:
             found = [_entry(row) for row in db.execute(SQL["select_page"], values)]
         for each in found:
             if isinstance(each, UnreadableEntry):
-                raise CorruptLogError(f"{self._path}: entry {each.seq} is damaged; `esb audit verify` tells more.")
+                raise CorruptLogError(f"{self._place}: entry {each.seq} is damaged; `esb audit verify` tells more.")
         return [each for each in found if isinstance(each, AuditEntry)]
 
     @contextmanager
@@ -167,15 +172,18 @@ class AuditStore:
             yield [], iter(())
             return
         with self._reading("reading the audit") as db:
-            checkpoints = [_checkpoint(row) for row in db.execute(SQL["select_checkpoints"])]
-            yield checkpoints, map(_entry, db.execute(SQL["select_entries"]))
+            yield checkpoints_of(db), entries_of(db)
 
     @contextmanager
-    def _reading(self, doing: str) -> Iterator[sqlite3.Connection]:
+    def _reading(self, doing: str) -> Iterator[Connection]:
         """The database as it is at one moment, over a connection of its own: it may be read by several threads, one after
         another, while these go on with other things."""
-        self._database()
-        with storage_errors(self._path, doing), closing(sqlite3.connect(self._path, check_same_thread=False)) as db:
+        database, place = self._database(), self._place
+        if not isinstance(place, Path):
+            with database.reading(doing) as reading:
+                yield reading
+            return
+        with storage_errors(place, doing), closing(sqlite3.connect(place, check_same_thread=False)) as db:
             db.text_factory = _text  # what somebody put there that is no text must not end the verification
             db.execute("BEGIN")
             yield db
@@ -185,7 +193,7 @@ class AuditStore:
     def _database(self) -> Database:
         with self._lock:
             if self._db is None:
-                self._db = Database(self._path, tables=SQL["create_tables"])
+                self._db = open_database(self._place, tables=SQL["create_tables"], name="audit")
             return self._db
 
     def _signing_key(self) -> SigningKey:
@@ -205,7 +213,17 @@ class _Appending:
         self.is_done = False
 
 
-def _sign(db: sqlite3.Connection, key: SigningKey, seq: int, entry_hash: str) -> None:
+def checkpoints_of(db: Connection) -> list[Checkpoint]:
+    """The checkpoints in the tables of an audit, oldest first."""
+    return [_checkpoint(row) for row in db.execute(SQL["select_checkpoints"])]
+
+
+def entries_of(db: Connection) -> Iterator[AuditEntry | UnreadableEntry]:
+    """The entries in the tables of an audit, oldest first, read as they are asked for."""
+    return map(_entry, db.execute(SQL["select_entries"]))
+
+
+def _sign(db: Connection, key: SigningKey, seq: int, entry_hash: str) -> None:
     at_ms = time.time_ns() // 1_000_000
     checkpoint = key.signed(Checkpoint(seq=seq, at_ms=at_ms, hash=entry_hash, key_id=key.public.key_id))
     db.execute(SQL["put_checkpoint"], msgspec.structs.asdict(checkpoint) | {"block": checkpoint.block})

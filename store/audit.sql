@@ -45,8 +45,10 @@ VALUES (:seq, :at_ms, :tenant_id, :actor, :token_id, :address, :action, :target,
         :request_id, :repeated, :previous_hash, :hash);
 
 -- name: put_checkpoint
-INSERT OR REPLACE INTO audit_checkpoints (block, seq, at_ms, hash, key_id, format_version, signature)
-VALUES (:block, :seq, :at_ms, :hash, :key_id, :format_version, :signature);
+INSERT INTO audit_checkpoints (block, seq, at_ms, hash, key_id, format_version, signature)
+VALUES (:block, :seq, :at_ms, :hash, :key_id, :format_version, :signature)
+ON CONFLICT (block) DO UPDATE SET seq = excluded.seq, at_ms = excluded.at_ms, hash = excluded.hash, key_id = excluded.key_id,
+    format_version = excluded.format_version, signature = excluded.signature;
 
 -- name: select_last_checkpoint
 SELECT seq, at_ms, hash, key_id, format_version, signature FROM audit_checkpoints ORDER BY seq DESC LIMIT 1;

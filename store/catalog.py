@@ -1,8 +1,6 @@
 """The catalog: processors, kept in the data folder's database beside the log."""
 
-import sqlite3
 import time
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -10,8 +8,8 @@ import msgspec
 from event_streaming_bus import ids
 from event_streaming_bus.errors import AlreadyExistsError, ProcessorNotFoundError
 from event_streaming_bus.models import ProcessorStatus
+from event_streaming_bus.store.database import Connection, Place, open_database
 from event_streaming_bus.store.sql import load_queries
-from event_streaming_bus.store.sqlite import Database, storage_errors
 
 SQL: Final = load_queries("catalog.sql")
 
@@ -37,9 +35,8 @@ class ProcessorRecord(msgspec.Struct, frozen=True, kw_only=True):
 class Catalog:
     """Processors by tenant. Safe to use from any thread and any number of processes."""
 
-    def __init__(self, path: Path) -> None:
-        self._db = Database(path, tables=SQL["create_tables"])
-        self._path = path
+    def __init__(self, place: Place) -> None:
+        self._db = open_database(place, tables=SQL["create_tables"], name="catalog")
 
     def close(self) -> None:
         """Close the database. Closing twice is harmless."""
@@ -78,16 +75,16 @@ class Catalog:
 
     def get_processor(self, tenant_id: str, processor_id: str) -> ProcessorRecord:
         """The tenant's processor with this id. Raises ``ProcessorNotFoundError``."""
-        with storage_errors(self._path, "reading a processor"):
-            found = self._select(self._db.connection(), tenant_id=tenant_id, processor_id=processor_id)
+        with self._db.querying("reading a processor") as db:
+            found = self._select(db, tenant_id=tenant_id, processor_id=processor_id)
         if not found:
             raise ProcessorNotFoundError(f"There is no processor with the id '{processor_id}'.", processor_id=processor_id)
         return found[0]
 
     def list_processors(self, tenant_id: str | None) -> list[ProcessorRecord]:
         """The processors of a tenant, or of all, oldest first."""
-        with storage_errors(self._path, "listing processors"):
-            return self._select(self._db.connection(), tenant_id=tenant_id)
+        with self._db.querying("listing processors") as db:
+            return self._select(db, tenant_id=tenant_id)
 
     def set_processor_status(
         self, tenant_id: str, processor_id: str, status: ProcessorStatus, *, last_error: str | None = None
@@ -109,7 +106,7 @@ class Catalog:
 
     @staticmethod
     def _insert(
-        db: sqlite3.Connection,
+        db: Connection,
         processor_id: str,
         tenant_id: str,
         flow: str,
@@ -122,7 +119,7 @@ class Catalog:
         db.execute(SQL["insert_processor"], values)
 
     @staticmethod
-    def _select(db: sqlite3.Connection, **where: str | None) -> list[ProcessorRecord]:
+    def _select(db: Connection, **where: str | None) -> list[ProcessorRecord]:
         wanted = dict.fromkeys(("tenant_id", "processor_id", "flow", "processor_name")) | where
         fields = ProcessorRecord.__struct_fields__
         rows = db.execute(SQL["select_processors"], wanted)

@@ -5,14 +5,13 @@ They are kept for a day, and at most ``MAX_KEYS`` of a tenant: of more, the olde
 
 import time
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from event_streaming_bus.store.database import Place, open_database
 from event_streaming_bus.store.published_once import Once, PublishedOnce
 from event_streaming_bus.store.sql import load_queries
-from event_streaming_bus.store.sqlite import Database, storage_errors
 
 KEPT_MS: Final = 24 * 3_600_000
 MAX_KEYS: Final = 10_000
@@ -32,9 +31,8 @@ class KeptAnswer(msgspec.Struct, frozen=True):
 class IdempotencyStore:
     """Answers by tenant, route and key. Safe to use from any thread and any number of processes."""
 
-    def __init__(self, path: Path) -> None:
-        self._db = Database(path, tables=SQL["create_tables"])
-        self._path = path
+    def __init__(self, place: Place) -> None:
+        self._db = open_database(place, tables=SQL["create_tables"], name="idempotency")
 
     def close(self) -> None:
         """Close the database. Closing twice is harmless."""
@@ -43,8 +41,8 @@ class IdempotencyStore:
     def find(self, tenant_id: str, route: str, key: str) -> KeptAnswer | None:
         """The answer that was kept for a key, if it is not too old."""
         values = (tenant_id, route, key, _now_ms() - KEPT_MS)
-        with storage_errors(self._path, "looking for a kept answer"):
-            row = self._db.connection().execute(SQL["select_answer"], values).fetchone()
+        with self._db.querying("looking for a kept answer") as db:
+            row = db.execute(SQL["select_answer"], values).fetchone()
         return None if row is None else KeptAnswer(*row)
 
     def keep(self, tenant_id: str, route: str, key: str, answer: KeptAnswer) -> None:

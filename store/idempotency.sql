@@ -36,7 +36,7 @@ DELETE FROM idempotency_keys WHERE tenant_id = ? AND created_at_ms <= ?;
 
 -- name: delete_surplus
 DELETE FROM idempotency_keys WHERE (tenant_id, route, key) IN (
-    SELECT tenant_id, route, key FROM idempotency_keys WHERE tenant_id = ? ORDER BY created_at_ms DESC LIMIT -1 OFFSET ?
+    SELECT tenant_id, route, key FROM idempotency_keys WHERE tenant_id = ? ORDER BY created_at_ms DESC LIMIT 9223372036854775807 OFFSET ?
 );
 
 -- name: select_published

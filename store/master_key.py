@@ -68,8 +68,10 @@ def aes_gcm(key: bytes) -> "AESGCM":
     return AESGCM(key)
 
 
-def find_master_key(folder: Path, *, make: bool = True) -> MasterKey:
+def find_master_key(folder: Path, *, make: bool = True, is_shared: bool = False) -> MasterKey:
     """The master key of a folder, made if there is none and it may be. Two processes that make it at once get the same one.
+
+    ``is_shared``: other nodes, with folders of their own, need the same one, so it must come from the environment.
 
     Raises ``InvalidInputError`` for a value that is no key, ``StorageError`` for a file that cannot be used, or that others than
     its owner may read.
@@ -77,6 +79,11 @@ def find_master_key(folder: Path, *, make: bool = True) -> MasterKey:
     text = os.environ.get(VARIABLE)
     if text:
         return MasterKey(_decoded(text, VARIABLE, InvalidInputError))
+    if is_shared:
+        raise InvalidInputError(
+            f"{VARIABLE} is not set: personal data on a database that several nodes share needs one master key for all of them, "
+            f"{KEY_BYTES} bytes as base64, as `openssl rand -base64 {KEY_BYTES}` prints them"
+        )
     path = folder / FILE
     try:
         if not path.exists():

@@ -5,6 +5,7 @@ import secrets
 from pathlib import Path
 
 from event_streaming_bus.errors import StorageError
+from event_streaming_bus.fault_points import fault_point
 
 
 def make_private(path: Path, data: bytes) -> bool:
@@ -21,6 +22,7 @@ def make_private(path: Path, data: bytes) -> bool:
             os.fsync(file)
         finally:
             os.close(file)
+        fault_point("file.written")
         try:
             os.link(made, path)
         except FileExistsError:

@@ -19,7 +19,7 @@ from event_streaming_bus.errors import StorageError
 from event_streaming_bus.models import JsonValue
 from event_streaming_bus.store.projections_base import Progress
 from event_streaming_bus.store.sql import load_queries
-from event_streaming_bus.store.sqlite import Database, storage_errors
+from event_streaming_bus.store.sqlite import SqliteDatabase, storage_errors
 
 SQL: Final = load_queries("projections.sql")
 FOLDER: Final = "projections"
@@ -79,7 +79,7 @@ class ProjectionStore:
         self.folder = data_folder / FOLDER
         path = self._path = self.folder / _CATALOG
         # What is lost with the power is made again from the events: it need not be on disk at once.
-        self._db = Database(path, synchronous="NORMAL", tables=SQL["create_tables"])
+        self._db = SqliteDatabase(path, synchronous="NORMAL", tables=SQL["create_tables"])
 
     def close(self) -> None:
         """Close the database. Closing twice is harmless."""

@@ -3,16 +3,14 @@
 Versions are never removed, so that the history, which names rules and versions, can always be looked up.
 """
 
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from event_streaming_bus.store.database import Connection, Place, open_database
 from event_streaming_bus.store.sql import load_queries
-from event_streaming_bus.store.sqlite import Database, storage_errors
 
 SQL: Final = load_queries("routes.sql")
 
@@ -34,9 +32,8 @@ _decode: Final = msgspec.json.Decoder(RouteRecord).decode
 class RouteStore:
     """Rules by tenant. Safe to use from any thread and any number of processes."""
 
-    def __init__(self, path: Path) -> None:
-        self._db = Database(path, tables=SQL["create_tables"])
-        self._path = path
+    def __init__(self, place: Place) -> None:
+        self._db = open_database(place, tables=SQL["create_tables"], name="routes")
 
     def close(self) -> None:
         """Close the database. Closing twice is harmless."""
@@ -44,21 +41,21 @@ class RouteStore:
 
     def change_no(self, tenant_id: str) -> int:
         """A number that grows with every change of the tenant's rules, by any process; 0 before the first."""
-        with storage_errors(self._path, "looking for changed rules"):
-            row = self._db.connection().execute(SQL["select_change_no"], (tenant_id,)).fetchone()
+        with self._db.querying("looking for changed rules") as db:
+            row = db.execute(SQL["select_change_no"], (tenant_id,)).fetchone()
         return row[0] if row else 0
 
     def current(self, tenant_id: str) -> list[RouteRecord]:
         """The versions that count, by name."""
-        with storage_errors(self._path, "reading rules"):
-            return RouteTables(self._db.connection()).current(tenant_id)
+        with self._db.querying("reading rules") as db:
+            return RouteTables(db).current(tenant_id)
 
     def find(self, tenant_id: str, name: str, version: int | None = None) -> RouteRecord | None:
         """The version of a rule that counts, or the one with this number, which may be one of a rule that was removed."""
         key = (tenant_id, name) if version is None else (tenant_id, name, version)
         query = "select_current_of_name" if version is None else "select_version"
-        with storage_errors(self._path, "reading a rule"):
-            row = self._db.connection().execute(SQL[query], key).fetchone()
+        with self._db.querying("reading a rule") as db:
+            row = db.execute(SQL[query], key).fetchone()
         return _decode(row[0]) if row else None
 
     @contextmanager
@@ -71,7 +68,7 @@ class RouteStore:
 class RouteTables:
     """The tables within one transaction."""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def __init__(self, db: Connection) -> None:
         self._db = db
 
     def current(self, tenant_id: str) -> list[RouteRecord]:

@@ -17,7 +17,7 @@ SELECT change_no FROM route_changes WHERE tenant_id = ?;
 
 -- name: upsert_change_no
 INSERT INTO route_changes (tenant_id, change_no) VALUES (?, 1)
-ON CONFLICT (tenant_id) DO UPDATE SET change_no = change_no + 1;
+ON CONFLICT (tenant_id) DO UPDATE SET change_no = route_changes.change_no + 1;
 
 -- name: select_current
 SELECT record FROM route_versions WHERE tenant_id = ? AND is_current = 1 ORDER BY name;

@@ -3,15 +3,14 @@
 import re
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from event_streaming_bus.errors import InvalidInputError, NotFoundError
 from event_streaming_bus.models import rfc3339
+from event_streaming_bus.store.database import Place, open_database
 from event_streaming_bus.store.sql import load_queries
-from event_streaming_bus.store.sqlite import Database, storage_errors
 
 SQL: Final = load_queries("saved_queries.sql")
 MAX_QUERIES: Final = 1000
@@ -50,9 +49,8 @@ _decode: Final = msgspec.json.Decoder(SavedQuery).decode
 class SavedQueries:
     """Saved queries by tenant. Safe to use from any thread and any number of processes."""
 
-    def __init__(self, path: Path) -> None:
-        self._db = Database(path, tables=SQL["create_tables"])
-        self._path = path
+    def __init__(self, place: Place) -> None:
+        self._db = open_database(place, tables=SQL["create_tables"], name="saved_queries")
 
     def close(self) -> None:
         """Close the database. Closing twice is harmless."""
@@ -60,14 +58,14 @@ class SavedQueries:
 
     def all(self, tenant_id: str) -> list[SavedQuery]:
         """A tenant's queries, by name."""
-        with storage_errors(self._path, "reading saved queries"):
-            rows = self._db.connection().execute(SQL["select_all"], (tenant_id,)).fetchall()
+        with self._db.querying("reading saved queries") as db:
+            rows = db.execute(SQL["select_all"], (tenant_id,)).fetchall()
         return [_decode(record) for (record,) in rows]
 
     def find(self, tenant_id: str, name: str) -> SavedQuery:
         """A query by its name. Raises ``NotFoundError``."""
-        with storage_errors(self._path, "reading a saved query"):
-            row = self._db.connection().execute(SQL["select_one"], (tenant_id, name)).fetchone()
+        with self._db.querying("reading a saved query") as db:
+            row = db.execute(SQL["select_one"], (tenant_id, name)).fetchone()
         if row is None:
             raise NotFoundError(f"There is no saved query '{name}'.", name=name)
         return _decode(row[0])

@@ -4,18 +4,17 @@ An id stands for a text: the same text registered again, under whatever subject 
 subject's use of a text, with all that the registry knows of it besides.
 """
 
-import sqlite3
 import uuid
 from collections.abc import Sequence
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from event_streaming_bus.errors import AlreadyExistsError, SchemaNotFoundError
+from event_streaming_bus.fault_points import fault_point
+from event_streaming_bus.store.database import Connection, Place, open_database
 from event_streaming_bus.store.sql import load_queries
-from event_streaming_bus.store.sqlite import Database, storage_errors
 from event_streaming_bus.store.subject_keys import SubjectKeys
 
 SQL: Final = load_queries("schemas.sql")
@@ -121,10 +120,10 @@ def guid_of(text: SchemaText) -> str:
 class SchemaStore:
     """Schemas by tenant. Safe to use from any thread and any number of processes."""
 
-    def __init__(self, path: Path) -> None:
-        self.subject_keys = SubjectKeys(path.parent)  # of those whose personal data the schemas' payloads have
-        self._db = Database(path, tables=SQL["create_tables"])
-        self._path = path
+    def __init__(self, place: Place, subject_keys: SubjectKeys) -> None:
+        """``subject_keys``: of those whose personal data the schemas' payloads have; closed with this."""
+        self.subject_keys = subject_keys
+        self._db = open_database(place, tables=SQL["create_tables"], name="schemas")
         self._take_over()
 
     def _take_over(self) -> None:
@@ -149,8 +148,8 @@ class SchemaStore:
     def state_of(self, tenant_id: str, subject: str) -> tuple[int, int, int]:
         """What changes whenever a version is registered under the subject or removed for good; the first number is its highest
         version."""
-        with storage_errors(self._path, "reading schemas"):
-            return self._state_of(self._db.connection(), tenant_id, subject)
+        with self._db.querying("reading schemas") as db:
+            return self._state_of(db, tenant_id, subject)
 
     def add(self, record: SchemaRecord, seen: tuple[int, int, int]) -> SchemaRecord | None:
         """Keep a new version; returns it with the numbers it was given. ``None``, and nothing is kept, if the subject is no
@@ -167,7 +166,7 @@ class SchemaStore:
                 raise AlreadyExistsError(f"version {version} of {record.schema_name} is there already")
             return self._insert(db, record, version)
 
-    def _insert(self, db: sqlite3.Connection, record: SchemaRecord, version: int) -> SchemaRecord:
+    def _insert(self, db: Connection, record: SchemaRecord, version: int) -> SchemaRecord:
         guid, context = guid_of(record.text), record.context
         record = msgspec.structs.replace(
             record,
@@ -178,10 +177,11 @@ class SchemaStore:
         )
         key = (record.schema_id, record.tenant_id, record.schema_name, version, context, record.id)
         db.execute(SQL["insert_version"], (*key, _encode(record)))
+        fault_point("registry.writing")
         return record
 
     @staticmethod
-    def _text_id(db: sqlite3.Connection, record: SchemaRecord, guid: str) -> int:
+    def _text_id(db: Connection, record: SchemaRecord, guid: str) -> int:
         """The id of a text, which is kept if it is new."""
         tenant_id, context, text = record.tenant_id, record.context, record.text
         there = db.execute(SQL["select_text_by_guid"], (tenant_id, context, guid)).fetchone()
@@ -232,61 +232,61 @@ class SchemaStore:
 
     def find(self, schema_id: str) -> SchemaRecord | None:
         """The version with this id, of whichever tenant."""
-        with storage_errors(self._path, "reading a schema"):
-            row = self._db.connection().execute(SQL["select_by_schema_id"], (schema_id,)).fetchone()
+        with self._db.querying("reading a schema") as db:
+            row = db.execute(SQL["select_by_schema_id"], (schema_id,)).fetchone()
         return None if row is None else _decode(row)
 
     def versions(
         self, tenant_id: str, subject: str | None = None, *, deleted: bool = False, version: int | None = None
     ) -> list[SchemaRecord]:
         """Versions of a subject, or of all, by subject and version; those that are deleted only if asked for."""
-        with storage_errors(self._path, "reading schemas"):
-            records = self._select(self._db.connection(), tenant_id, subject=subject, version=version)
+        with self._db.querying("reading schemas") as db:
+            records = self._select(db, tenant_id, subject=subject, version=version)
         return [record for record in records if deleted or not record.is_deleted]
 
     def versions_of_id(self, tenant_id: str, context: str, number: int, *, deleted: bool = False) -> list[SchemaRecord]:
         """The versions whose text has this id, by subject and version."""
-        with storage_errors(self._path, "reading schemas"):
-            records = self._select(self._db.connection(), tenant_id, context=context, id=number)
+        with self._db.querying("reading schemas") as db:
+            records = self._select(db, tenant_id, context=context, id=number)
         return [record for record in records if deleted or not record.is_deleted]
 
     def subjects(self, tenant_id: str) -> dict[str, bool]:
         """The tenant's subjects in order, and whether all versions of each are deleted."""
-        with storage_errors(self._path, "listing subjects"):
-            rows = self._db.connection().execute(SQL["select_subjects"], (tenant_id,)).fetchall()
+        with self._db.querying("listing subjects") as db:
+            rows = db.execute(SQL["select_subjects"], (tenant_id,)).fetchall()
         return {subject: bool(all_deleted) for subject, all_deleted in rows}
 
     def contexts(self, tenant_id: str) -> list[str]:
         """The contexts that hold versions."""
-        with storage_errors(self._path, "listing contexts"):
-            return [context for (context,) in self._db.connection().execute(SQL["select_contexts"], (tenant_id,))]
+        with self._db.querying("listing contexts") as db:
+            return [context for (context,) in db.execute(SQL["select_contexts"], (tenant_id,))]
 
     # --- texts --------------------------------------------------------------------------------------------------------
 
     def text(self, tenant_id: str, context: str, number: int) -> tuple[str, SchemaText] | None:
         """``(guid, text)`` of an id in a context."""
-        with storage_errors(self._path, "reading a schema"):
-            row = self._db.connection().execute(SQL["select_text"], (tenant_id, context, number)).fetchone()
+        with self._db.querying("reading a schema") as db:
+            row = db.execute(SQL["select_text"], (tenant_id, context, number)).fetchone()
         return None if row is None else (row[2], msgspec.json.decode(row[3], type=SchemaText))
 
     def text_by_guid(self, tenant_id: str, guid: str) -> tuple[str, int, SchemaText] | None:
         """``(context, id, text)`` of a guid."""
-        with storage_errors(self._path, "reading a schema"):
-            row = self._db.connection().execute(SQL["select_text_of_any_context"], (tenant_id, guid)).fetchone()
+        with self._db.querying("reading a schema") as db:
+            row = db.execute(SQL["select_text_of_any_context"], (tenant_id, guid)).fetchone()
         return None if row is None else (row[0], row[1], msgspec.json.decode(row[3], type=SchemaText))
 
     def referenced_by(self, tenant_id: str, subject: str, version: int) -> list[int]:
         """The ids of the texts, in use by a version that is not deleted, that refer to a version of a subject."""
-        with storage_errors(self._path, "reading references"):
-            rows = self._db.connection().execute(SQL["select_referenced_by"], (tenant_id, subject, version))
+        with self._db.querying("reading references") as db:
+            rows = db.execute(SQL["select_referenced_by"], (tenant_id, subject, version))
             return [number for (number,) in rows]
 
     # --- settings -----------------------------------------------------------------------------------------------------
 
     def setting(self, tenant_id: str, subject: str, name: str) -> Any:
         """A setting of a subject, of a context (``:.ctx:``) or of the whole registry (the empty subject); None without one."""
-        with storage_errors(self._path, "reading a setting"):
-            row = self._db.connection().execute(SQL["select_setting"], (tenant_id, subject, name)).fetchone()
+        with self._db.querying("reading a setting") as db:
+            row = db.execute(SQL["select_setting"], (tenant_id, subject, name)).fetchone()
         return None if row is None else msgspec.json.decode(row[0])
 
     def set_setting(self, tenant_id: str, subject: str, name: str, value: Any) -> None:
@@ -298,12 +298,12 @@ class SchemaStore:
                 db.execute(SQL["upsert_setting"], (tenant_id, subject, name, msgspec.json.encode(value).decode()))
 
     @staticmethod
-    def _state_of(db: sqlite3.Connection, tenant_id: str, subject: str) -> tuple[int, int, int]:
+    def _state_of(db: Connection, tenant_id: str, subject: str) -> tuple[int, int, int]:
         highest, count, newest = db.execute(SQL["select_highest_version"], (tenant_id, subject)).fetchone()
         return highest, count, newest
 
     @staticmethod
-    def _select(db: sqlite3.Connection, tenant_id: str, **where: Any) -> list[SchemaRecord]:
+    def _select(db: Connection, tenant_id: str, **where: Any) -> list[SchemaRecord]:
         given = {name for name, value in where.items() if value is not None}
         query = _QUERIES[frozenset(given)]
         return [_decode(row) for row in db.execute(SQL[query], {**where, "tenant_id": tenant_id})]

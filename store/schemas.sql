@@ -53,8 +53,10 @@ SELECT context, id, guid, contents FROM schema_texts WHERE tenant_id = ? AND gui
 SELECT context, id, guid, contents FROM schema_texts WHERE tenant_id = ? AND context = ? AND id = ?;
 
 -- name: select_highest_id
-SELECT max(coalesce((SELECT max(id) FROM schema_texts WHERE tenant_id = :tenant_id AND context = :context), 0),
-           coalesce((SELECT id FROM schema_highest_ids WHERE tenant_id = :tenant_id AND context = :context), 0));
+SELECT coalesce(max(id), 0) FROM (
+    SELECT max(id) AS id FROM schema_texts WHERE tenant_id = :tenant_id AND context = :context
+    UNION ALL SELECT id FROM schema_highest_ids WHERE tenant_id = :tenant_id AND context = :context
+) AS given;
 
 -- name: upsert_highest_id
 INSERT INTO schema_highest_ids (tenant_id, context, id) VALUES (?, ?, ?)
@@ -62,6 +64,9 @@ ON CONFLICT (tenant_id, context) DO UPDATE SET id = excluded.id;
 
 -- name: select_old_table
 SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'schemas';
+
+-- name: select_old_table@postgresql
+SELECT 1 WHERE FALSE;
 
 -- name: select_old_records
 SELECT record FROM schemas ORDER BY schema_no;
@@ -73,7 +78,7 @@ DROP TABLE schemas;
 INSERT INTO schema_texts (tenant_id, context, id, guid, contents) VALUES (?, ?, ?, ?, ?);
 
 -- name: insert_reference
-INSERT OR IGNORE INTO schema_references (tenant_id, subject, version, by_context, by_id) VALUES (?, ?, ?, ?, ?);
+INSERT INTO schema_references (tenant_id, subject, version, by_context, by_id) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING;
 
 -- name: delete_references_of
 DELETE FROM schema_references WHERE tenant_id = ? AND by_context = ? AND by_id = ?;

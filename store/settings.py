@@ -6,15 +6,14 @@ What was set counts; without it the environment does, where a setting has a vari
 import os
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from event_streaming_bus.errors import InvalidInputError, NotFoundError
 from event_streaming_bus.models import rfc3339
+from event_streaming_bus.store.database import Place, open_database
 from event_streaming_bus.store.sql import load_queries
-from event_streaming_bus.store.sqlite import Database, storage_errors
 
 SQL: Final = load_queries("settings.sql")
 _FRESH_S: Final = 1.0
@@ -75,9 +74,8 @@ class Settings:
     """The settings of a data folder. Safe to use from any thread and any number of processes; what another process sets is seen
     within a second."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._db = Database(path, tables=SQL["create_tables"])
+    def __init__(self, place: Place) -> None:
+        self._db = open_database(place, tables=SQL["create_tables"], name="settings")
         self._known: dict[str, _Set] = {}
         self._read_s = float("-inf")
 
@@ -136,8 +134,8 @@ class Settings:
 
     def _all(self) -> dict[str, _Set]:
         if time.monotonic() - self._read_s >= _FRESH_S:
-            with storage_errors(self._path, "reading settings"):
-                rows = self._db.connection().execute(SQL["select_all"]).fetchall()
+            with self._db.querying("reading settings") as db:
+                rows = db.execute(SQL["select_all"]).fetchall()
             self._known = {name: _Set(msgspec.json.decode(value), at_ms, by) for name, value, at_ms, by in rows}
             self._read_s = time.monotonic()
         return self._known

@@ -21,6 +21,7 @@ from event_streaming_bus.errors import (
     StorageError,
     UnsupportedFormatError,
 )
+from event_streaming_bus.fault_points import fault_point
 
 FORMAT_VERSION: Final = 1
 _APPLICATION_ID: Final = 0x45534231  # "ESB1"
@@ -44,10 +45,11 @@ def storage_errors(path: Path, doing: str) -> Iterator[None]:
         raise StorageError(f"{doing} in {path} failed: {error}.") from error
 
 
-class Database:
+class SqliteDatabase:
     """The database file at ``path``, made if it is missing. Safe to use from any thread and any number of processes.
 
-    The stores of a process that use one file share its connections: each is a ``Database`` of its own, and closed on its own.
+    The stores of a process that use one file share its connections: each is a ``SqliteDatabase`` of its own, and closed on its
+    own.
     """
 
     def __init__(self, path: Path, *, synchronous: str = "FULL", tables: str = "") -> None:
@@ -86,6 +88,13 @@ class Database:
             yield
 
     @contextmanager
+    def querying(self, doing: str) -> Iterator[sqlite3.Connection]:
+        """This thread's connection, for single statements."""
+        connection = self.connection()
+        with storage_errors(self.path, doing):
+            yield connection
+
+    @contextmanager
     def reading(self, doing: str) -> Iterator[sqlite3.Connection]:
         """This thread's connection, which sees the file as it is at one moment."""
         connection = self.connection()
@@ -101,10 +110,13 @@ class Database:
         """A write transaction on this thread's connection: committed at the end, undone if anything is raised."""
         connection = self.connection()
         with storage_errors(self.path, doing), self.write_lock():
+            fault_point("sqlite.begin")
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
+                fault_point("sqlite.commit")
                 connection.execute("COMMIT")
+                fault_point("sqlite.committed")
             except BaseException:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")

@@ -9,18 +9,22 @@ from typing import TYPE_CHECKING, Final
 from event_streaming_bus.errors import InvalidInputError
 from event_streaming_bus.models import StreamConfig, StreamInfo
 from event_streaming_bus.store.aggregates import AggregateStore
+from event_streaming_bus.store.broker_groups import BrokerGroupStore
 from event_streaming_bus.store.catalog import Catalog
+from event_streaming_bus.store.database import Place, PostgresPlace
 from event_streaming_bus.store.groups import GroupStore
 from event_streaming_bus.store.history_records import DEAD_LETTER_STREAM, HISTORY_STREAM, SYSTEM_TENANT
 from event_streaming_bus.store.log.base import EventLog
-from event_streaming_bus.store.log.capabilities import capabilities_of
 from event_streaming_bus.store.log.embedded import EmbeddedLog
+from event_streaming_bus.store.log.group_broker import group_broker
+from event_streaming_bus.store.log.outbox import OutboxLog
 from event_streaming_bus.store.log.streams import create_tables
-from event_streaming_bus.store.no_groups import NoGroups
+from event_streaming_bus.store.log.wire_schemas import WireSchemas
 from event_streaming_bus.store.routes import RouteStore
 from event_streaming_bus.store.schemas import SchemaStore
 from event_streaming_bus.store.settings import Settings
-from event_streaming_bus.store.sqlite import Database
+from event_streaming_bus.store.sqlite import SqliteDatabase
+from event_streaming_bus.store.subject_keys import SubjectKeys
 
 if TYPE_CHECKING:
     from event_streaming_bus.store.log.kafka_settings import KafkaSettings
@@ -34,22 +38,40 @@ class Storage:
     ``folder`` for what is rebuilt from them.
 
     ``synchronous`` is that of the log: commits of groups are as durable as events. ``url``: what opens the same storage in
-    another process; the folder, unless the log is elsewhere.
+    another process; the folder, unless the log is elsewhere. ``shared``: the database that has the tables of several nodes.
     """
 
-    def __init__(self, folder: Path, log: EventLog, *, synchronous: str = "FULL", url: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        log: EventLog,
+        *,
+        synchronous: str = "FULL",
+        url: str | None = None,
+        shared: PostgresPlace | None = None,
+    ) -> None:
         self.folder = folder
         self.url = url or str(folder)
+        self.shared = shared
         self.log = log
-        self.catalog = Catalog(folder / "log.db")
-        self.schemas = SchemaStore(folder / "log.db")
-        keeps_groups = capabilities_of(log).conditions  # they commit in the log's own database
-        self.groups = (GroupStore if keeps_groups else NoGroups)(folder / "log.db", synchronous=synchronous)
-        self.routes = RouteStore(folder / "log.db")
-        self.settings = Settings(folder / "log.db")
-        self.aggregates = AggregateStore(folder / "log.db", log, synchronous=synchronous)
-        self.subject_keys = self.schemas.subject_keys
+        place = self.place("log.db")
+        self.catalog = Catalog(place)
+        self.subject_keys = SubjectKeys(folder, shared)
+        self.schemas = SchemaStore(place, self.subject_keys)
+        self.groups: GroupStore | BrokerGroupStore
+        if group_broker(log) is not None:
+            self.groups = BrokerGroupStore(place, synchronous=synchronous)
+        else:  # groups commit in the log's own database
+            self.groups = GroupStore(folder / "log.db", synchronous=synchronous)
+        self.routes = RouteStore(place)
+        self.settings = Settings(place)
+        self.aggregates = AggregateStore(place, log, synchronous=synchronous)
         self._internal: dict[tuple[str, str], StreamInfo] = {}
+        self._wire_schemas = WireSchemas(log, self.schemas)  # lent for as long as this is kept
+
+    def place(self, file: str) -> Place:
+        """Where a store has its tables: in this file of the folder, or in the database that several nodes share."""
+        return self.shared or self.folder / file
 
     def internal_stream(self, tenant_id: str, name: str) -> StreamInfo:
         """One of the bus's own streams (``_history``, ``_dead_letters``), made when it is first needed."""
@@ -99,19 +121,30 @@ def data_folder(url: str | os.PathLike[str] | None = None) -> Path:
     return Path(text).expanduser().resolve()
 
 
+def check_database(url: str | os.PathLike[str] | None) -> None:
+    """Raise ``InvalidInputError`` if there is a database for what lies beside the log, but the log is embedded and keeps that
+    itself."""
+    if os.environ.get("ESB_DATABASE") and not _is_kafka(_given(url)):
+        raise InvalidInputError(
+            "ESB_DATABASE is set, but this log is a file of this machine, which keeps everything beside it: expected "
+            "kafka://... as the data folder, or no ESB_DATABASE"
+        )
+
+
 def open_storage(url: str | os.PathLike[str] | None = None) -> Storage:
     """The storage of a data folder, made if it is missing; of a URL ``kafka://...``, with the log on Kafka and the rest in the
     folder that it names. The same folder and cluster give the same object until it is closed."""
     text = _given(url)
     folder = data_folder(text)
-    key = folder, text if _is_kafka(text) else ""
+    key = folder, f"{text} {os.environ.get('ESB_DATABASE', '')}" if _is_kafka(text) else ""
     with _lock:
         storage = _open.get(key)
         if storage is None:
             synchronous = os.environ.get("ESB_SYNCHRONOUS", "FULL").upper()
-            log: EventLog = _kafka_log(text) if _is_kafka(text) else EmbeddedLog(folder, synchronous=synchronous)
+            log: EventLog = _kafka_log(text, synchronous) if _is_kafka(text) else EmbeddedLog(folder, synchronous=synchronous)
             try:
-                storage = Storage(folder, log, synchronous=synchronous, url=text if _is_kafka(text) else None)
+                url, shared = (text, _kafka_settings(text).database) if _is_kafka(text) else (None, None)
+                storage = Storage(folder, log, synchronous=synchronous, url=url, shared=shared)
             except BaseException:
                 log.close()
                 raise
@@ -133,7 +166,7 @@ def _kafka_settings(url: str) -> "KafkaSettings":
     return parse_url(url, DEFAULT_FOLDER)
 
 
-def _kafka_log(url: str) -> EventLog:
+def _kafka_log(url: str, synchronous: str) -> EventLog:
     try:
         from event_streaming_bus.store.log.kafka import KafkaLog
     except ModuleNotFoundError as error:
@@ -141,6 +174,11 @@ def _kafka_log(url: str) -> EventLog:
             raise
         raise InvalidInputError("kafka:// needs the package confluent-kafka: pip install confluent-kafka") from error
     settings = _kafka_settings(url)
-    with closing(Database(settings.folder / "log.db")) as database, database.write_lock():
+    with closing(SqliteDatabase(settings.folder / "log.db")) as database, database.write_lock():
         create_tables(database.connection())  # of an embedded log that holds nothing: the tables of the groups refer to them
-    return KafkaLog(settings)
+    log = KafkaLog(settings)
+    try:
+        return OutboxLog(log, settings.database or settings.folder / "log.db", synchronous=synchronous)
+    except BaseException:
+        log.close()
+        raise

@@ -4,30 +4,30 @@ They are in ``keys.db``, a file of their own beside the log, made when the first
 unreadable, and a folder without personal data has none. The keys in it are wrapped with the folder's master key, and subjects are
 in there by hashes of their names. What is destroyed is not in the file any more when ``shred`` returns, nor in its write-ahead
 log; what the file system or the disk keeps of older states of a file is beyond reach, and unreadable without the master key.
+
+Several nodes that share a database keep the keys there, and the master key in ``ESB_MASTER_KEY``, the same for all. The table is
+then written anew when one is destroyed; the database's own write-ahead log and backups keep it, wrapped, for as long as they are
+kept.
 """
 
-import os
 import secrets
-import sqlite3
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from event_streaming_bus.errors import InUseError, NotFoundError, StorageError
+from event_streaming_bus.errors import NotFoundError, StorageError
+from event_streaming_bus.store.database import Connection, PostgresPlace
+from event_streaming_bus.store.key_tables import SQL, KeyFile, KeyTables, SharedKeyTables
 from event_streaming_bus.store.master_key import KEY_BYTES, VARIABLE, MasterKey, find_master_key
-from event_streaming_bus.store.sql import load_queries
-from event_streaming_bus.store.sqlite import Database, storage_errors
 
-SQL: Final = load_queries("subject_keys.sql")
 FILE: Final = "keys.db"
 _MAX_KEYS: Final = 16_384
 """How many keys are kept in memory."""
 _KEY_ID_BYTES: Final = 12
-_TRUNCATE_S: Final = 30.0
 
 
 class SubjectKey(NamedTuple):
@@ -65,29 +65,30 @@ class SubjectKeys:
     process, is not handed out any more from the next call on.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, shared: PostgresPlace | None = None) -> None:
+        """``folder`` has the keys and the master key, unless they are in a database and in the environment."""
         self._path = folder / FILE
+        self._shared = shared
         self._lock = threading.RLock()
-        self._db: Database | None = None
-        self._reading: sqlite3.Connection | None = None
+        self._tables: KeyTables | None = None
         self._master: MasterKey | None = None
         self._by_id: OrderedDict[str, SubjectKey] = OrderedDict()
         self._id_of: dict[tuple[str, str], str] = {}  # by tenant and hash, of keys in _by_id
-        self._data_version = -1
+        self._data_version: int | None = -1
         self._shreds = ""
 
     @property
     def is_used(self) -> bool:
-        """Whether there has ever been a key. Cheap."""
-        return self._db is not None or self._path.exists()
+        """Whether there can be a key: in a file, whether there has ever been one. Cheap."""
+        return self._tables is not None or self._shared is not None or self._path.exists()
 
     def close(self) -> None:
         """Close the database. Closing twice is harmless; whatever is asked afterwards opens it again."""
         with self._lock:
             self._forget()
-            if self._db is not None:
-                self._db.close()
-                self._db = self._reading = None
+            if self._tables is not None:
+                self._tables.close()
+                self._tables = None
 
     def subject_hash(self, tenant_id: str, subject: str) -> str:
         """What stands for the subject in this folder, here and in certificates."""
@@ -158,8 +159,8 @@ class SubjectKeys:
         if not self.is_used:
             return None, []
         name = self.subject_hash(tenant_id, subject)
-        with self._lock, storage_errors(self._path, "reading keys"):
-            shredded = self._connection().execute(SQL["select_shredded_of_subject"], (tenant_id, name)).fetchall()
+        with self._lock, self._open().querying("reading keys") as db:
+            shredded = db.execute(SQL["select_shredded_of_subject"], (tenant_id, name)).fetchall()
         return self.of_hash(tenant_id, name), [ShreddedKey(*each) for each in shredded]
 
     # --- destroying ---------------------------------------------------------------------------------------------------
@@ -208,29 +209,11 @@ class SubjectKeys:
         return [row[1]]
 
     def scrub(self, wrapped: Sequence[bytes] = (), *, anew: bool = False) -> None:
-        """Leave nothing of deleted rows in the files: the write-ahead log is emptied, and where SQLite has left a copy of one of
-        these wrapped keys in an unused part of a page, as it does now and then in spite of ``secure_delete``, the file is written
-        ``anew``. Raises ``InUseError`` after 30 seconds."""
+        """Leave nothing of deleted rows in the files; ``KeyFile`` and ``SharedKeyTables`` say how far that goes. ``wrapped``: as
+        they were kept; ``anew``: whatever the cost. Raises ``InUseError`` after 30 seconds."""
         with self._lock:
-            db = self._open()
-        with storage_errors(self._path, "scrubbing keys"), db.write_lock():
-            connection = db.connection()
-            connection.execute("PRAGMA temp_store=MEMORY")
-            connection.execute("PRAGMA secure_delete=ON")
-            self._truncate(connection)
-            if wrapped and not anew:
-                pages = connection.serialize()
-                anew = any(each in pages for each in wrapped)
-            if anew:
-                connection.execute("VACUUM")
-                self._truncate(connection)
-
-    def _truncate(self, connection: sqlite3.Connection) -> None:
-        until = time.monotonic() + _TRUNCATE_S
-        while connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
-            if time.monotonic() > until:
-                raise InUseError(f"The key is destroyed, but {self._path} is being read, which keeps old pages of it; try again.")
-            time.sleep(0.01)
+            tables = self._open()
+        tables.scrub(wrapped, anew=anew)
 
     # --- certificates -------------------------------------------------------------------------------------------------
 
@@ -239,8 +222,8 @@ class SubjectKeys:
         if not self.is_used:
             return []
         query = "select_unaudited" if unaudited else "select_certificates"
-        with self._lock, storage_errors(self._path, "reading certificates"):
-            return [row[0] for row in self._connection().execute(SQL[query], (tenant_id,)).fetchall()]
+        with self._lock, self._open().querying("reading certificates") as db:
+            return [row[0] for row in db.execute(SQL[query], (tenant_id,)).fetchall()]
 
     def audited(self, certificate_id: str) -> None:
         """Note that the audit has this certificate."""
@@ -249,62 +232,51 @@ class SubjectKeys:
 
     # --- below --------------------------------------------------------------------------------------------------------
 
-    def _open(self) -> Database:
-        if self._db is None:
-            master = find_master_key(self._path.parent, make=not self._path.exists())
-            if not self._path.exists():
-                # SQLite would let everybody read it. Only a new file may be opened past SQLite: see decision 0005.
-                with suppress(FileExistsError):
-                    os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-            db = Database(self._path)
+    def _open(self) -> KeyTables:
+        if self._tables is None:
+            if self._shared is not None:
+                master = find_master_key(self._path.parent, is_shared=True)
+                tables: KeyTables = SharedKeyTables(self._shared)
+            else:
+                master = find_master_key(self._path.parent, make=not self._path.exists())
+                tables = KeyFile(self._path)
             try:
-                with storage_errors(self._path, "opening"), db.write_lock():
-                    db.connection().executescript(SQL["create_tables"])
-                    db.connection().execute(SQL["insert_fact"], ("master", master.check))
-                    (check,) = db.connection().execute(SQL["select_fact"], ("master",)).fetchone()
+                with tables.transaction("opening") as db:
+                    db.execute(SQL["insert_fact"], ("master", master.check))
+                    (check,) = db.execute(SQL["select_fact"], ("master",)).fetchone()
                 if check != master.check:
                     raise StorageError(
-                        f"{self._path} was made with another master key than the one there is; {VARIABLE}, or else master.key "
+                        f"{tables.place} was made with another master key than the one there is; {VARIABLE}, or else master.key "
                         "beside it, must be the one that it was made with."
                     )
             except BaseException:
-                db.close()
+                tables.close()
                 raise
-            self._db, self._master = db, master
-        return self._db
-
-    def _connection(self) -> sqlite3.Connection:
-        """The connection for reading, one for all threads: it tells what others have written since it last looked."""
-        db = self._open()
-        if self._reading is None:
-            self._reading = db.connect()
-        return self._reading
+            self._tables, self._master = tables, master
+        return self._tables
 
     @contextmanager
-    def _transaction(self, doing: str) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, doing: str) -> Iterator[Connection]:
         with self._lock:
-            db = self._open()
-        with storage_errors(self._path, doing):
-            db.connection().execute("PRAGMA secure_delete=ON")
-        with db.transaction(doing) as connection:
-            yield connection
+            tables = self._open()
+        with tables.transaction(doing) as db:
+            yield db
 
     def _refresh(self) -> None:
         """Forget what is kept in memory if a key was destroyed since."""
-        with storage_errors(self._path, "looking for changed keys"):
-            (version,) = self._connection().execute("PRAGMA data_version").fetchone()
-            if version != self._data_version:
-                (shreds,) = self._row("select_fact", "shreds") or ("",)
-                if shreds != self._shreds:
-                    self._forget()
-                self._data_version, self._shreds = version, shreds
+        version = self._open().data_version()
+        if version is None or version != self._data_version:
+            (shreds,) = self._row("select_fact", "shreds") or ("",)
+            if shreds != self._shreds:
+                self._forget()
+            self._data_version, self._shreds = version, shreds
 
     def _row(self, query: str, *values: str) -> tuple[Any, ...] | None:
-        with storage_errors(self._path, "reading keys"):
-            rows: list[tuple[Any, ...]] = self._connection().execute(SQL[query], values).fetchall()
+        with self._open().querying("reading keys") as db:
+            rows: list[tuple[Any, ...]] = db.execute(SQL[query], values).fetchall()
         return rows[0] if rows else None
 
-    def _find_or_make(self, db: sqlite3.Connection, tenant_id: str, name: str) -> SubjectKey:
+    def _find_or_make(self, db: Connection, tenant_id: str, name: str) -> SubjectKey:
         row = db.execute(SQL["select_key_of_subject"], (tenant_id, name)).fetchone()
         if row is None:
             epoch = len(db.execute(SQL["select_shredded_of_subject"], (tenant_id, name)).fetchall()) + 1
@@ -323,12 +295,12 @@ class SubjectKeys:
 
     def _wrapped(self, key: SubjectKey) -> bytes:
         assert self._master is not None  # noqa: S101 - as above
-        return self._master.wrap(key.secret, _context(key.tenant_id, key.key_id, key.subject_hash))
+        return self._master.wrap(key.secret, context_of(key.tenant_id, key.key_id, key.subject_hash))
 
     def _unwrapped(self, row: Sequence[Any]) -> SubjectKey:
         tenant_id, key_id, name, epoch, created_at_ms, wrapped = row
         assert self._master is not None  # noqa: S101 - as above
-        secret = self._master.unwrap(wrapped, _context(tenant_id, key_id, name))
+        secret = self._master.unwrap(wrapped, context_of(tenant_id, key_id, name))
         return SubjectKey(tenant_id, key_id, name, epoch, created_at_ms, secret)
 
     def _known(self, tenant_id: str, name: str) -> SubjectKey | None:
@@ -352,5 +324,6 @@ class SubjectKeys:
         self._id_of.clear()
 
 
-def _context(tenant_id: str, key_id: str, name: str) -> str:
+def context_of(tenant_id: str, key_id: str, name: str) -> str:
+    """What a subject's key is wrapped for: it cannot be read as that of another one."""
     return f"{key_id}\0{tenant_id}\0{name}"

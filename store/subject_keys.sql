@@ -28,16 +28,16 @@ CREATE TABLE IF NOT EXISTS key_facts (
     name TEXT PRIMARY KEY,
     value TEXT NOT NULL
 ) WITHOUT ROWID;
-INSERT OR IGNORE INTO key_facts (name, value) VALUES ('shreds', '0');
+INSERT INTO key_facts (name, value) VALUES ('shreds', '0') ON CONFLICT DO NOTHING;
 
 -- name: insert_fact
-INSERT OR IGNORE INTO key_facts (name, value) VALUES (?, ?);
+INSERT INTO key_facts (name, value) VALUES (?, ?) ON CONFLICT DO NOTHING;
 
 -- name: select_fact
 SELECT value FROM key_facts WHERE name = ?;
 
 -- name: update_shreds
-UPDATE key_facts SET value = CAST(value AS INTEGER) + 1 WHERE name = 'shreds';
+UPDATE key_facts SET value = CAST(CAST(value AS INTEGER) + 1 AS TEXT) WHERE name = 'shreds';
 
 -- name: insert_key
 INSERT INTO subject_keys (key_id, tenant_id, subject_hash, epoch, created_at_ms, wrapped) VALUES (?, ?, ?, ?, ?, ?);
@@ -53,7 +53,7 @@ WHERE tenant_id = ? AND subject_hash = ?;
 DELETE FROM subject_keys WHERE key_id = ?;
 
 -- name: insert_shredded
-INSERT OR IGNORE INTO shredded_keys (key_id, tenant_id, subject_hash, certificate_id) VALUES (?, ?, ?, ?);
+INSERT INTO shredded_keys (key_id, tenant_id, subject_hash, certificate_id) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING;
 
 -- name: select_shredded
 SELECT tenant_id, key_id, subject_hash, certificate_id FROM shredded_keys WHERE key_id = ?;
@@ -62,7 +62,7 @@ SELECT tenant_id, key_id, subject_hash, certificate_id FROM shredded_keys WHERE 
 SELECT tenant_id, key_id, subject_hash, certificate_id FROM shredded_keys WHERE tenant_id = ? AND subject_hash = ?;
 
 -- name: insert_erasure
-INSERT OR IGNORE INTO erasures (tenant_id, certificate_id, certificate, is_audited) VALUES (?, ?, ?, ?);
+INSERT INTO erasures (tenant_id, certificate_id, certificate, is_audited) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING;
 
 -- name: select_last_certificate
 SELECT certificate FROM erasures WHERE tenant_id = ? ORDER BY no DESC LIMIT 1;

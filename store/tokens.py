@@ -1,9 +1,8 @@
 """The store of API tokens: what each of them allows, and the hash of its secret; the secret itself is nowhere.
 
-It is ``tokens.db``, a file of its own beside the log, made with the first token.
+It is ``tokens.db``, a file of its own beside the log, made with the first token; or in the database that several nodes share.
 """
 
-import sqlite3
 import threading
 from collections import OrderedDict
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import Any, Final
 
 import msgspec
 
+from event_streaming_bus.store.database import Database, Place, open_database
 from event_streaming_bus.store.sql import load_queries
-from event_streaming_bus.store.sqlite import Database, storage_errors
 
 SQL: Final = load_queries("tokens.sql")
 FILE: Final = "tokens.db"
@@ -50,8 +49,8 @@ class TokenStore:
     """The tokens of a data folder. Safe to use from any thread and any number of processes: what one changes counts for all from
     their next look on."""
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / FILE
+    def __init__(self, place: Place) -> None:
+        self._place = place
         self._lock = threading.Lock()
         self._db: Database | None = None
         self._known: OrderedDict[str, TokenRecord] = OrderedDict()
@@ -59,8 +58,8 @@ class TokenStore:
 
     @property
     def is_used(self) -> bool:
-        """Whether there has ever been a token."""
-        return self._path.exists()
+        """Whether there can be any: in a file, whether there has ever been one."""
+        return not isinstance(self._place, Path) or self._place.exists()
 
     def close(self) -> None:
         """Close the database. Closing twice is harmless; whatever is asked afterwards opens it again."""
@@ -70,13 +69,16 @@ class TokenStore:
                 self._db.close()
                 self._db = None
 
-    def add(self, record: TokenRecord) -> None:
-        """Keep a new token."""
+    def add(self, record: TokenRecord, *, only_first: bool = False) -> bool:
+        """Keep a new token. ``only_first``: unless there has ever been one; whether it was kept."""
         kept = msgspec.structs.replace(record, secret_hash=b"")
         values = (record.token_id, record.tenant_id, record.secret_hash, msgspec.json.encode(kept).decode())
         with self._database().transaction("adding a token") as db:
+            if only_first and db.execute(SQL["select_any"]).fetchone() is not None:
+                return False
             db.execute(SQL["insert_token"], (*values, record.created_at_ms, record.expires_at_ms))
             db.execute(SQL["count_change"])
+        return True
 
     def revoke(self, token_id: str, at_ms: int, by: str) -> bool:
         """Let a token count no more; whether it did until now."""
@@ -92,9 +94,7 @@ class TokenStore:
         """The token with this id, of whichever tenant. Tokens are kept in memory for as long as no process changes any."""
         if not self.is_used:
             return None
-        database = self._database()
-        with storage_errors(self._path, "looking for a token"):
-            db = database.connection()
+        with self._database().querying("looking for a token") as db:
             (change_no,) = db.execute(SQL["select_change_no"]).fetchone()
             with self._lock:
                 if change_no != self._change_no:
@@ -117,9 +117,8 @@ class TokenStore:
         """The tokens of a tenant, or of all, oldest first."""
         if not self.is_used:
             return []
-        database = self._database()
-        with storage_errors(self._path, "listing tokens"):
-            return [_record(row) for row in database.connection().execute(SQL["select_tokens"], {"tenant_id": tenant_id})]
+        with self._database().querying("listing tokens") as db:
+            return [_record(row) for row in db.execute(SQL["select_tokens"], {"tenant_id": tenant_id})]
 
     def note_use(self, token_id: str, at_ms: int, address: str | None) -> None:
         """Note when a token was last used, and from where."""
@@ -129,15 +128,10 @@ class TokenStore:
     def _database(self) -> Database:
         with self._lock:
             if self._db is None:
-                self._db = Database(self._path)
-                with storage_errors(self._path, "opening"), self._db.write_lock():
-                    _create(self._db.connection())
-                self._path.chmod(0o600)
+                self._db = open_database(self._place, tables=SQL["create_tables"], name="tokens")
+                if isinstance(self._place, Path):
+                    self._place.chmod(0o600)
             return self._db
-
-
-def _create(db: sqlite3.Connection) -> None:
-    db.executescript(SQL["create_tables"])
 
 
 def _record(row: tuple[Any, ...]) -> TokenRecord:

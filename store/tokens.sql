@@ -16,7 +16,7 @@ CREATE TABLE IF NOT EXISTS api_token_uses (
     address TEXT
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS api_token_changes (one INTEGER PRIMARY KEY CHECK (one = 1), change_no INTEGER NOT NULL);
-INSERT OR IGNORE INTO api_token_changes (one, change_no) VALUES (1, 0);
+INSERT INTO api_token_changes (one, change_no) VALUES (1, 0) ON CONFLICT DO NOTHING;
 
 -- name: select_change_no
 SELECT change_no FROM api_token_changes;
@@ -26,6 +26,9 @@ UPDATE api_token_changes SET change_no = change_no + 1;
 
 -- name: insert_token
 INSERT INTO api_tokens (token_id, tenant_id, secret_hash, record, created_at_ms, expires_at_ms) VALUES (?, ?, ?, ?, ?, ?);
+
+-- name: select_any
+SELECT 1 FROM api_tokens LIMIT 1;
 
 -- name: revoke_token
 UPDATE api_tokens SET revoked_at_ms = ?, revoked_by = ? WHERE token_id = ? AND revoked_at_ms IS NULL;

@@ -26,7 +26,7 @@ from event_streaming_bus.models import DEFAULT_TENANT, rfc3339
 from event_streaming_bus.store.private_files import make_private, read_private
 from event_streaming_bus.store.server_calls import TOKEN_FILE
 from event_streaming_bus.store.storage import Storage, open_storage
-from event_streaming_bus.store.tokens import TokenRecord, TokenStore
+from event_streaming_bus.store.tokens import FILE, TokenRecord, TokenStore
 
 PREFIX: Final = "esb_"
 TOKEN_ID: Final = "tok_"  # noqa: S105 - what ids begin with
@@ -43,8 +43,9 @@ class TokenService:
     """Makes, lists, revokes and verifies the API tokens of a data folder."""
 
     def __init__(self, storage: Storage | None = None) -> None:
-        self._folder = (storage or open_storage()).folder
-        self._store = TokenStore(self._folder)
+        storage = storage or open_storage()
+        self._folder = storage.folder
+        self._store = TokenStore(storage.place(FILE))
         self._used: dict[str, int] = {}
 
     @property
@@ -130,7 +131,7 @@ class TokenService:
 
     def make_first_admin(self) -> TokenRecord | None:
         """Make a token for an administrator, in a file that only its owner may read, if there has never been a token in this
-        folder; None if there has. Of several processes that start on a folder at once, one does this.
+        folder, or database; None if there has. Of several processes that start at once, one does this.
 
         The file is there before the token counts: a process that is killed in between leaves none that nobody knows.
         """
@@ -140,7 +141,9 @@ class TokenService:
             self.admin_file.unlink(missing_ok=True)  # of a store that is gone: it opens nothing
             token, record = _made("admin", [Role.ADMIN.value], description="the first one", created_by=FIRST)
             make_private(self.admin_file, f"{token}\n".encode())
-            self._store.add(record)
+            if not self._store.add(record, only_first=True):  # a node with another folder was faster
+                self.admin_file.unlink()
+                return None
         return record
 
     def admin_token(self) -> str | None:

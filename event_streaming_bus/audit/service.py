@@ -13,7 +13,7 @@ from event_streaming_bus.audit.values import kept, text
 from event_streaming_bus.audit.verification import AuditReport
 from event_streaming_bus.errors import InvalidInputError
 from event_streaming_bus.models import rfc3339
-from event_streaming_bus.store.audit import MAX_PAGE_ENTRIES, AuditFilter, AuditStore
+from event_streaming_bus.store.audit import FILE, MAX_PAGE_ENTRIES, AuditFilter, AuditStore
 from event_streaming_bus.store.audit_entries import AuditAction, AuditEntry, Checkpoint, Outcome
 from event_streaming_bus.store.audit_key import PublicKey, find_signing_key
 from event_streaming_bus.store.storage import Storage, open_storage
@@ -32,7 +32,8 @@ class AuditService:
     """Writes the audit of a data folder and reads it. Safe to use from any thread and any number of processes."""
 
     def __init__(self, storage: Storage | None = None) -> None:
-        self._store = AuditStore((storage or open_storage()).folder)
+        storage = storage or open_storage()
+        self._store = AuditStore(storage.folder, storage.place(FILE))
 
     def close(self) -> None:
         """Let go of the file. Closing twice is harmless."""

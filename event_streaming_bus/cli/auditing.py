@@ -88,6 +88,10 @@ UNTOLD: Final = frozenset(
         *(("check",), ("dry-run",), ("graph",), ("read",), ("test",), ("trace",), ("version",), ("why",)),
         # What publishes and appends is in the log itself.
         *(("aggregates", "append"), ("publish",)),
+        # It records itself, in the audit of the log that it carries to.
+        ("migrate",),
+        # The audit lies in the database itself, and before these there is none; it tells by itself when it was upgraded.
+        *(("db", name) for name in ("import", "status", "upgrade")),
         # Servers record what is asked of them; what keeps read models up to date changes nothing that somebody has set.
         *(("projections", "run"), ("registry",), ("serve",)),
     }

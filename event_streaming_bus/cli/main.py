@@ -24,6 +24,7 @@ _COMMANDS: Final = {
     "aggregates": ("event_streaming_bus.cli.aggregates", "Append to aggregates, rebuild them, and end their lives."),
     "audit": ("event_streaming_bus.cli.audit", "List, verify and export who did what."),
     "check": ("event_streaming_bus.cli.check", "Say what is wrong with flow files, or may be."),
+    "db": ("event_streaming_bus.cli.db", "Make, upgrade and fill the PostgreSQL database that nodes share."),
     "dead-letters": ("event_streaming_bus.cli.dead_letters", "List, show, retry and drop dead letters."),
     "dry-run": ("event_streaming_bus.cli.dry_run", "Say what a flow would do with the newest events."),
     "erase": ("event_streaming_bus.cli.erasure", "Make a subject's personal data unreadable for good."),
@@ -31,6 +32,7 @@ _COMMANDS: Final = {
     "graph": ("event_streaming_bus.cli.graph", "Draw a flow file."),
     "groups": ("event_streaming_bus.cli.groups", "Make consumer groups, see their lag, and set them right."),
     "history": ("event_streaming_bus.cli.sql", "Rebuild the history, roll it off, or see how far it has come."),
+    "migrate": ("event_streaming_bus.cli.migrate", "Carry everything from one log to another."),
     "plan": ("event_streaming_bus.cli.plan", "Say what a changed flow does to its state."),
     "projections": ("event_streaming_bus.cli.projections", "Declare read models, see how they do, and ask them."),
     "publish": ("event_streaming_bus.cli.publish", "Publish the rows of a file to a stream."),
@@ -90,17 +92,20 @@ class Settings:
     def open(self) -> Any:
         """The storage of the data folder."""
         from event_streaming_bus.registry.readers import StorageReaders
-        from event_streaming_bus.store.storage import open_storage
+        from event_streaming_bus.store.storage import check_database, open_storage
 
+        check_database(self.data)
         storage = open_storage(self.data)
         self._readers = StorageReaders(storage)
         return storage
 
     def open_existing(self) -> Any:
-        """The storage of the data folder if there is one, else None: none is made."""
+        """The storage of the data folder if there is one, else None: none is made. With the log on Kafka there always is one,
+        whatever the folder on this machine holds yet."""
         from event_streaming_bus.store.storage import data_folder
 
-        return self.open() if (data_folder(self.data) / "log.db").exists() else None
+        is_elsewhere = (self.data or "").startswith("kafka://")
+        return self.open() if is_elsewhere or (data_folder(self.data) / "log.db").exists() else None
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -90,7 +90,7 @@ def sql(
     values = dict(map(_parameter, parameters))
     storage, tenant_id = settings.open(), settings.tenant_given
     if saved is not None or save_as is not None:
-        queries = SavedQueries(storage.folder / "log.db")
+        queries = SavedQueries(storage.place("log.db"))
         try:
             if save_as is not None and statement is not None:
                 options: dict[str, Any] = {"description": description, "defaults": values, "changed_by": f"cli:{os_user()}"}

@@ -12,7 +12,7 @@ from event_streaming_bus.models import LANES, StreamInfo
 from event_streaming_bus.store.log.embedded import EmbeddedLog
 from event_streaming_bus.store.log.streams import info_of
 from event_streaming_bus.store.sql import load_queries
-from event_streaming_bus.store.sqlite import Database
+from event_streaming_bus.store.sqlite import SqliteDatabase
 from event_streaming_bus.store.storage import Storage
 
 SQL: Final = load_queries("totals.sql", "event_streaming_bus.monitoring")
@@ -35,7 +35,7 @@ class Totals:
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        self._db: Database | None = None
+        self._db: SqliteDatabase | None = None
         self._infos: dict[int, tuple[str, StreamInfo]] = {}
 
     def read(self) -> list[StreamTotals]:
@@ -53,7 +53,7 @@ class Totals:
 
     def _read_all(self, log: EmbeddedLog) -> list[StreamTotals]:
         if self._db is None:
-            self._db = Database(log.path)
+            self._db = SqliteDatabase(log.path)
         with self._db.reading("adding up the streams") as db:
             streams = db.execute(SQL["select_streams"]).fetchall()
             rows = db.execute(SQL["select_totals"]).fetchall()

@@ -83,8 +83,8 @@ def test_no_file_holds_anything_of_destroyed_keys(tmp_path: Path, keys: SubjectK
         keys.of_subjects("t", names[begin : begin + 50])
     before = SubjectKeys(tmp_path)  # another process, in effect: it keeps a connection that has read
     key_of(before, names[0])
-    db = keys._open().connection()
-    wrapped = dict(db.execute("SELECT key_id, wrapped FROM subject_keys").fetchall())
+    with keys._open().querying("looking") as db:
+        wrapped = dict(db.execute("SELECT key_id, wrapped FROM subject_keys").fetchall())
     order.shuffle(names)
     gone = [key_of(keys, name) for name in names[:40]]
     for name in names[:40]:
@@ -158,7 +158,8 @@ def test_a_master_key_that_others_can_read_is_not_used(tmp_path: Path) -> None:
 def test_a_wrapped_key_that_was_moved_to_another_subject_is_refused(keys: SubjectKeys) -> None:
     anna, bob = key_of(keys, "anna"), key_of(keys, "bob")
     move = "UPDATE subject_keys SET wrapped = (SELECT wrapped FROM subject_keys WHERE key_id = ?) WHERE key_id = ?"
-    keys._open().connection().execute(move, (bob.key_id, anna.key_id))
+    with keys._open().transaction("moving") as db:
+        db.execute(move, (bob.key_id, anna.key_id))
     keys._forget()
     with pytest.raises(StorageError, match="damaged"):
         keys.find("t", anna.key_id)

@@ -373,7 +373,9 @@ def test_values_that_are_equal_but_not_the_same_make_a_version(bus: Bus) -> None
 def test_changes_by_another_process_are_seen_within_a_second(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 1000.0
     monkeypatch.setattr("event_streaming_bus.routing.cache.time.monotonic", lambda: now_s)
-    other = Storage(bus.folder, EmbeddedLog(bus.folder))  # with a store and a cache of its own, as another process has
+    other = Storage(
+        bus.folder, EmbeddedLog(bus.folder), shared=bus.storage.shared
+    )  # with a store and a cache of its own, as another process has
     elsewhere = EventPublishingService(other)
     elsewhere.submit(CONFIG, [1], stream_id="orders").result()
     set_rules(bus, {"to": ["a"]})

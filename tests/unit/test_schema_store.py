@@ -19,11 +19,12 @@ from event_streaming_bus.store.schemas import (
     guid_of,
 )
 from event_streaming_bus.store.storage import open_storage
+from event_streaming_bus.store.subject_keys import SubjectKeys
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[SchemaStore]:
-    store = SchemaStore(tmp_path / "log.db")
+    store = SchemaStore(tmp_path / "log.db", SubjectKeys(tmp_path))
     yield store
     store.close()
 
@@ -90,7 +91,7 @@ def test_a_version_that_others_registered_meanwhile_is_noticed(store: SchemaStor
 
 
 def test_versions_registered_by_many_at_once_have_numbers_of_their_own(tmp_path: Path) -> None:
-    stores = [SchemaStore(tmp_path / "log.db") for _ in range(4)]
+    stores = [SchemaStore(tmp_path / "log.db", SubjectKeys(tmp_path)) for _ in range(4)]
 
     def register(store: SchemaStore, number: int) -> None:
         for i in range(10):
@@ -170,7 +171,7 @@ def test_a_copy_has_the_same_ids_and_numbers(store: SchemaStore, tmp_path: Path)
     add(store, record("a", "{}", id=9))
     gone = add(store, record("a", "true"))
     store.update(msgspec.structs.replace(gone, is_deleted=True))
-    other = SchemaStore(tmp_path / "copy.db")
+    other = SchemaStore(tmp_path / "copy.db", SubjectKeys(tmp_path))
     store.copy_to(other, "t")
     assert other.versions("t", deleted=True) == store.versions("t", deleted=True)
     other.close()
