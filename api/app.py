@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from litestar import Litestar, Request, Response
 from litestar.di import Provide
@@ -28,10 +28,12 @@ from event_streaming_bus.api.erasure import ErasuresController
 from event_streaming_bus.api.event_sourcing import EventSourcingController
 from event_streaming_bus.api.events import MAX_BATCH_BYTES, EventsController
 from event_streaming_bus.api.flows import FlowsController
+from event_streaming_bus.api.forwarding import Forwarding
 from event_streaming_bus.api.health import health, live, ready
 from event_streaming_bus.api.history import HistoryController
 from event_streaming_bus.api.hosts import check_host
 from event_streaming_bus.api.idempotency import idempotent
+from event_streaming_bus.api.leading import lead_when_elected
 from event_streaming_bus.api.metrics import counting_refusals, metrics
 from event_streaming_bus.api.monitoring import monitoring_socket
 from event_streaming_bus.api.openapi.document import CompleteDocument
@@ -53,6 +55,9 @@ from event_streaming_bus.api.streams import StreamsController
 from event_streaming_bus.api.tokens import TokensController
 from event_streaming_bus.api.web_page import Page
 from event_streaming_bus.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    pass  # loads psycopg: only for those who need it
 
 LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]", "::1")
 _MAX_BODY_BYTES: Final = MAX_BATCH_BYTES + (1 << 16)
@@ -90,9 +95,12 @@ class _App(Litestar):
 
     page: Page
     publishing: DirectPublishing
+    forwarding: Forwarding | None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if Page.takes(scope):
+        if self.forwarding is not None and self.forwarding.takes(scope):
+            await self.forwarding(scope, receive, send)
+        elif Page.takes(scope):
             await self.page(scope, receive, send)
         elif DirectPublishing.takes(scope):
             await self.publishing(scope, receive, send)
@@ -101,28 +109,51 @@ class _App(Litestar):
             await super().__call__(scope, receive, send)
 
 
-def create_app(services: Services, *, hosts: Sequence[str] = LOOPBACK_HOSTS, access: Access | None = None) -> Litestar:
-    """The API over ``services``. Starting it starts the history writer and the processors that were running; stopping it stops
-    them. Requests for other ``hosts`` are refused, so that no page elsewhere can reach a server on this machine by a name of
-    its own; ``["*"]`` accepts all. Without ``access``, nobody has to say who they are."""
+def create_app(
+    services: Services,
+    *,
+    hosts: Sequence[str] = LOOPBACK_HOSTS,
+    access: Access | None = None,
+) -> Litestar:
+    """The API over ``services``. Starting it starts the history writer and the processors that were running, on one of several
+    nodes once the election lets it lead; stopping it stops them. Requests for other ``hosts`` are refused, so that no page
+    elsewhere can reach a server on this machine by a name of its own; ``["*"]`` accepts all. Without ``access``, nobody has to
+    say who they are."""
+    election = services.election
+    forwarding = None if election is None else Forwarding(election, hosts=frozenset(hosts), headers=HEADERS)
     recorder = Recorder(services.storage, services.audit, services.tokens)
 
     @asynccontextmanager
     async def running(app: Litestar) -> AsyncIterator[None]:
-        try:
+        stopping: list[Callable[[], None]] = []
+
+        async def lead() -> None:
             services.history.start()
             await services.processors.resume()
             await services.flows.resume()
             services.projections.start()
-            stop_scavenging = services.sourcing.lifecycle.start_scavenging()
-            try:
-                yield
-            finally:
-                await asyncio.to_thread(stop_scavenging)
+            stopping.append(services.sourcing.lifecycle.start_scavenging())
+
+        following = None
+        try:
+            if election is None:
+                await lead()
+            else:
+                await asyncio.to_thread(election.start)
+                following = asyncio.create_task(lead_when_elected(election, lead))
+            yield
         finally:
+            if following is not None:
+                following.cancel()
+            for stop in stopping:
+                await asyncio.to_thread(stop)
+            if forwarding is not None:
+                await forwarding.close()
             await services.consuming.close()
             await recorder.close()
             await asyncio.to_thread(services.close)
+            if election is not None:  # when all that it did is ended, another may begin
+                await asyncio.to_thread(election.close)
 
     app = _App(
         route_handlers=[
@@ -180,6 +211,7 @@ def create_app(services: Services, *, hosts: Sequence[str] = LOOPBACK_HOSTS, acc
             render_plugins=[PlainPage(), CompleteDocument()],
         ),
     )
+    app.forwarding = forwarding
     app.page = Page(hosts=frozenset(hosts), headers=HEADERS)
     app.publishing = DirectPublishing(services, super(_App, app).__call__, access=access, hosts=frozenset(hosts), headers=HEADERS)
     return app

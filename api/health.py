@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from typing import Any
 
+import msgspec
 from litestar import get
 
 from event_streaming_bus import __version__
@@ -26,6 +27,7 @@ async def health(services: Services) -> dict[str, Any]:
             "streams": len(services.storage.log.list_streams()),
             "processors": dict(Counter(record.status.value for record in processors)),
             "history_backlog": services.history.backlog(),
+            **_nodes(services),
         }
 
     return await asyncio.to_thread(look)
@@ -42,3 +44,10 @@ async def ready(services: Services) -> dict[str, str]:
     """The storage answers as well."""
     await asyncio.to_thread(services.storage.log.version)
     return {"status": "ok"}
+
+
+def _nodes(services: Services) -> dict[str, Any]:
+    """Where several nodes serve: whether this one leads, and all of them."""
+    if services.election is None:
+        return {}
+    return {"leads": services.election.leads, "nodes": [msgspec.structs.asdict(node) for node in services.election.nodes()]}

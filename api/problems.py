@@ -14,6 +14,7 @@ from event_streaming_bus.sourcing.sourcing_errors import FoldError
 from event_streaming_bus.store.aggregate_errors import VersionConflictError
 
 PROBLEM: Final = "application/problem+json"
+UNAVAILABLE: Final = 503
 _log: Final = logging.getLogger(__name__)
 
 # The first class that an error is an instance of decides, so the narrower ones stand first.
@@ -37,6 +38,7 @@ STATUS: Final[tuple[tuple[type[errors.BusError], int], ...]] = (
     (errors.OffsetOutOfRangeError, 416),
     (errors.DiskFullError, 507),
     (errors.ClosedError, 503),
+    (errors.UnavailableError, 503),
     (errors.BusError, 500),
 )
 
@@ -57,7 +59,10 @@ def bus_error(request: Request[Any, Any, Any], error: errors.BusError) -> Respon
     taken = {"type", "title", "status", "detail", "instance"}
     more = {name: value for name, value in error.details.items() if name not in taken}
     title = type(error).__name__.removesuffix("Error")
-    return problem(status, title, error.message, request.url.path, **more)
+    answer = problem(status, title, error.message, request.url.path, **more)
+    if status == UNAVAILABLE:
+        answer.headers["Retry-After"] = "1"
+    return answer
 
 
 def http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 import click
 import uvicorn
@@ -49,12 +50,14 @@ def serve(
     auth: AuthMode = "auto",
     access_file: Path | None = None,
     tls: Tls | None = None,
+    advertise: str | None = None,
     prepare: Callable[[Services], None] = lambda services: None,
 ) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code. ``prepare`` is called before the first request is taken.
 
     ``auth``: clients have to say who they are, but with ``off``. If there has never been a token in the data folder, one for an
-    administrator is made, in a file that only its owner may read.
+    administrator is made, in a file that only its owner may read. ``advertise``: the URL by which other nodes that share the
+    database reach this one; where there are others, one leads, and a node that leads no more ends with exit code 1.
 
     Raises ``InUseError`` for a data folder that is being served already or a port that is taken, ``InvalidInputError`` for an
     address that others can reach, unless with ``tls`` or ``allow_remote``, and ``BusError`` if the history or the catalog keep it
@@ -67,6 +70,10 @@ def serve(
     with _folder_lock(storage.folder), listening(host, port) as listener:
         url = url_of(host, listener, "http" if tls is None else "https")
         services = Services(storage)
+        if storage.shared is not None:
+            from event_streaming_bus.store.election import Election  # loads psycopg: only for those who need it
+
+            services.election = Election(storage.shared, advertise or _reached_by(url))
         prepare(services)
         access = access_of(auth, services.storage, services.tokens, services.audit, settings)
         app = create_app(services, hosts=hosts_of(host, allow_remote or not is_loopback(host)), access=access)
@@ -82,7 +89,13 @@ def serve(
         finally:
             file.unlink(missing_ok=True)
             storage.close()
-    return 0
+    return 1 if services.election is not None and services.election.is_over else 0
+
+
+def _reached_by(url: str) -> str:
+    """The address by which other nodes reach one that listens at ``url``: where it listens everywhere, by the machine's name."""
+    parts = urlsplit(url)
+    return url if parts.hostname not in ("0.0.0.0", "::") else f"{parts.scheme}://{socket.getfqdn()}:{parts.port}"  # noqa: S104
 
 
 def access_of(

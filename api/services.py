@@ -1,5 +1,7 @@
 """What the API's handlers work with, built once for the app."""
 
+from typing import TYPE_CHECKING
+
 from event_streaming_bus.access.tokens import TokenService
 from event_streaming_bus.api.consuming_sessions import ConsumingSessions
 from event_streaming_bus.api.flow_trials import FlowTrials
@@ -25,16 +27,20 @@ from event_streaming_bus.store.saved_queries import SavedQueries
 from event_streaming_bus.store.storage import Storage
 from event_streaming_bus.story.service import StoryService
 
+if TYPE_CHECKING:
+    from event_streaming_bus.store.election import Election
+
 
 class Services:
     """The bus's services over one data folder. Raises ``InUseError`` if another process has its history open."""
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
+        self.election: Election | None = None  # of the node that serves, if there are others
         self.audit = AuditService(storage)
         self.tokens = TokenService(storage)
         self.history = History(storage)
-        self.saved_queries = SavedQueries(storage.folder / "log.db")
+        self.saved_queries = SavedQueries(storage.place("log.db"))
         self.schemas = SchemaRegistryService(storage)
         self.publishing = EventPublishingService(storage)
         self.processors = StreamManagementService(storage)
@@ -50,7 +56,7 @@ class Services:
         self.consumer_groups = ConsumerManagementService(storage)
         self.consuming = ConsumingSessions(storage)
         self.log_watch = LogWatch(storage.log)
-        self.idempotency = IdempotencyStore(storage.folder / "log.db")
+        self.idempotency = IdempotencyStore(storage.place("log.db"))
         self.meter = Meter(storage, history_backlog=self.history.backlog)
         self.metrics_page = MetricsPage(self.meter)
         self.monitoring = Monitoring(self.meter)

@@ -31,6 +31,7 @@ from event_streaming_bus.cli.modules import allow_module_option
 @click.option("--tls-certificate", type=click.Path(dir_okay=False, path_type=Path), help="Serve over TLS, with this certificate.")
 @click.option("--tls-key", type=click.Path(dir_okay=False, path_type=Path), help="The key of the certificate.")
 @click.option("--allow-remote", is_flag=True, help="Listen on an address other than this machine's own without TLS.")
+@click.option("--advertise", metavar="URL", envvar="ESB_ADVERTISE", help="Where other nodes reach this one, if there are any.")
 @folds_option
 @allow_module_option
 @click.pass_obj
@@ -43,6 +44,7 @@ def serve(
     tls_certificate: Path | None,
     tls_key: Path | None,
     allow_remote: bool,
+    advertise: str | None,
     folds: tuple[str, ...],
 ) -> int:
     """Serve the REST API and run the processors that were started through it."""
@@ -63,5 +65,6 @@ def serve(
         auth=auth,
         access_file=access_file,
         tls=tls,
+        advertise=advertise,
         prepare=lambda services: load_folds(services.sourcing.folds, folds),
     )
