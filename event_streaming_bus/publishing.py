@@ -40,6 +40,7 @@ from event_streaming_bus.routing.cache import cache_of
 from event_streaming_bus.routing.router import Router
 from event_streaming_bus.store.history_records import Published
 from event_streaming_bus.store.log.base import Append, AppendResult
+from event_streaming_bus.store.log.capabilities import capabilities_of
 from event_streaming_bus.store.log.embedded import EmbeddedLog
 from event_streaming_bus.store.published_once import Once, Receipts
 from event_streaming_bus.store.storage import Storage, open_storage
@@ -211,11 +212,13 @@ class EventPublishingService:
         partition: int | None = None,
         refuse_invalid: bool = False,
         is_checked_again: bool = False,
+        may_wait: bool = False,
     ) -> Publication:
         """What ``submit`` appends: the events checked, encoded and routed. Nothing is written.
 
         ``refuse_invalid``: events that break the stream's schema are refused, also where the stream says DEAD_LETTER.
         ``is_checked_again``: the append fails with ``StreamChangedError`` if the stream is no longer as ``stream`` says.
+        ``may_wait``: the events come into their streams after the append, also those that are not to be delivered later.
         """
         accepted_us = time.time_ns() // 1000
         guard = self._schemas.guard_of(stream)
@@ -251,18 +254,21 @@ class EventPublishingService:
         routed = self._router.route(rules, stream, kept, own_ids=own_ids) if rules.published(stream.name) else None
         if routed is not None:
             kept = routed.kept
-        history_id = self._storage.history().stream_id if is_delayed else ""
-        schedule = release_notes.for_kept(history_id, kept, published, routed) if is_delayed else None
+        by_outbox = may_wait or (is_delayed and capabilities_of(self._storage.log).outbox)  # then the whole publication waits
+        waits = is_delayed or by_outbox
+        history_id = self._storage.history().stream_id if waits else ""
+        schedule = release_notes.for_kept(history_id, kept, published, routed) if waits else None
         checked = stream.config if is_checked_again else None
         appends = [Append(stream.stream_id, kept, own_ids, partition, schedule, checked)]
         if letters:
-            appends.append(Append(self._storage.dead_letters(tenant_id).stream_id, letters, new_ids=own_ids))
+            schedule = release_notes.for_refused(history_id, stream, letters, published) if by_outbox else None
+            appends.append(Append(self._storage.dead_letters(tenant_id).stream_id, letters, own_ids, schedule=schedule))
         if routed is not None:
             for part in routed.parts:
                 arrived = [arrival.event for arrival in part.arrivals]
                 to = part.stream_id or self._storage.dead_letters(tenant_id).stream_id
-                waits = is_delayed and part.stream_id is not None
-                schedule = release_notes.for_part(history_id, part, published, routed) if waits else None
+                part_waits = by_outbox or (is_delayed and part.stream_id is not None)
+                schedule = release_notes.for_part(history_id, part, published, routed) if part_waits else None
                 appends.append(Append(to, arrived, own_ids, partition, schedule))
         return Publication(stream=stream, events=events, appends=appends, published=published, refused=refused, routed=routed)
 

@@ -9,10 +9,10 @@ from typing import Final
 
 import msgspec
 
-from event_streaming_bus.models import Event, EventPriority, Position, Receipt, Split
+from event_streaming_bus.models import Event, EventPriority, Position, Receipt, Split, StreamInfo
 from event_streaming_bus.routing import journal as routing_journal
 from event_streaming_bus.routing.router import Arrival, Part, Routed, Trail
-from event_streaming_bus.store.history_records import NOWHERE, HistoryRecord, Processed, Published, to_note
+from event_streaming_bus.store.history_records import NOWHERE, HistoryRecord, Processed, Published, Refused, to_note
 from event_streaming_bus.store.log.base import AppendResult, Schedule
 
 _HERE: Final = Split(NOWHERE.stream_id, EventPriority.NORMAL, NOWHERE.partition)
@@ -37,13 +37,27 @@ def for_kept(history_id: str, events: Sequence[Event], published: Published, rou
     return Schedule(history_id, [told[trail] for trail in trails])
 
 
+def for_refused(history_id: str, stream: StreamInfo, letters: Sequence[Event], published: Published) -> Schedule:
+    """The schedule of dead letters of events that broke the schema of the stream they were published to."""
+    refused = Refused(
+        tenant_id=published.tenant_id,
+        runs=[NOWHERE],
+        schema_id=published.schema_id or "",
+        schema_version=published.schema_version or "",
+        stream_id=stream.stream_id,
+        observed_us=published.accepted_us,
+        count=1,
+    )
+    return Schedule(history_id, [_notes([refused])] * len(letters))
+
+
 def for_part(history_id: str, part: Part, published: Published, routed: Routed) -> Schedule:
     """The schedule of events that routing rules sent to another stream."""
-    told: dict[Trail, list[bytes]] = {}
+    told: dict[tuple[Trail, tuple[str, str] | None], list[bytes]] = {}
     for arrival in part.arrivals:
-        if arrival.trail not in told:
-            told[arrival.trail] = _notes(_records(part, arrival, published, routed))
-    return Schedule(history_id, [told[arrival.trail] for arrival in part.arrivals])
+        if (arrival.trail, arrival.why) not in told:
+            told[arrival.trail, arrival.why] = _notes(_records(part, arrival, published, routed))
+    return Schedule(history_id, [told[arrival.trail, arrival.why] for arrival in part.arrivals])
 
 
 def _records(part: Part, arrival: Arrival, published: Published, routed: Routed) -> list[HistoryRecord]:
@@ -52,4 +66,4 @@ def _records(part: Part, arrival: Arrival, published: Published, routed: Routed)
 
 
 def _notes(records: Sequence[HistoryRecord]) -> list[bytes]:
-    return [to_note(record) for record in records if isinstance(record, Published | Processed)]
+    return [to_note(record) for record in records if isinstance(record, Published | Processed | Refused)]

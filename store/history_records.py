@@ -171,7 +171,7 @@ def to_event(record: HistoryRecord) -> Event:
     )
 
 
-def to_note(record: Published | Processed) -> bytes:
+def to_note(record: Published | Processed | Refused) -> bytes:
     """The record of one event, at ``NOWHERE``, as a note that the log keeps until it releases the event."""
     return _encoder.encode(record)
 
@@ -189,5 +189,10 @@ def from_bytes(data: bytes) -> HistoryRecord:
     if isinstance(noted, Published):
         return msgspec.structs.replace(noted, runs=[run], appended_us=record.released_us)
     if isinstance(noted, Processed):
-        return msgspec.structs.replace(noted, run=run)
-    raise msgspec.ValidationError(f"a note tells of events that were published or processed, not of {type(noted).__name__}")
+        errors = [msgspec.structs.replace(error, index=i) for i in range(run.count) for error in noted.errors]
+        return msgspec.structs.replace(noted, run=run, errors=errors)
+    if isinstance(noted, Refused):
+        return msgspec.structs.replace(noted, runs=[run], count=run.count, observed_us=record.released_us)
+    raise msgspec.ValidationError(
+        f"a note tells of events that were published, processed or refused, not of {type(noted).__name__}"
+    )

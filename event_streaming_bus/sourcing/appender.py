@@ -12,7 +12,8 @@ from event_streaming_bus.publishing import EventPublishingService
 from event_streaming_bus.sourcing.model import NewEvents
 from event_streaming_bus.store.aggregate_appends import AggregateAppend, Expectation, ExpectedVersion, Recording, Unless
 from event_streaming_bus.store.log.base import AppendResult
-from event_streaming_bus.store.log.embedded import EmbeddedLog
+from event_streaming_bus.store.log.capabilities import capabilities_of
+from event_streaming_bus.store.log.conditional import conditional, ids_finder
 from event_streaming_bus.store.recorded import Recorded
 from event_streaming_bus.store.storage import Storage
 
@@ -31,13 +32,16 @@ class Appender:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._publishing = EventPublishingService(storage)
-        self._log: EmbeddedLog = storage.log  # type: ignore[assignment]
+        self._log = conditional(storage.log)
+        self._has_outbox = capabilities_of(storage.log).outbox
+        self._find_ids = ids_finder(self._log)
         self._streams: dict[tuple[str, str], StreamInfo] = {}
 
     def append(
         self, appends: Sequence[NewEvents], tenant_id: str, user_id: str | None, unless: Unless | None = None
     ) -> list[Recorded]:
-        """Append to one or several aggregates: all of it is on disk when this returns, or, if it raises, nothing is.
+        """Append to one or several aggregates: all of it is on disk when this returns, or, if it raises, nothing is. With an
+        outbox, it comes into its streams right after.
 
         Raises ``VersionConflictError`` and what else ``Recording`` refuses, and what publishing does.
         """
@@ -90,7 +94,15 @@ class Appender:
             )
         together = Publications(self._storage, publications)
         own_ids = all(event.event_id is None for append in appends for event in append.events)
-        recording = Recording(tenant_id, checked, together.receipts, own_ids=own_ids, unless=unless)
+        recording = Recording(
+            tenant_id,
+            checked,
+            together.receipts,
+            own_ids=own_ids,
+            find_ids=self._find_ids,
+            keeps_ids=self._has_outbox,
+            unless=unless,
+        )
         return together, recording
 
     def _publication(self, append: NewEvents, tenant_id: str, user_id: str | None, at: str) -> Publication:
@@ -133,6 +145,7 @@ class Appender:
             user_id=user_id,
             refuse_invalid=True,
             is_checked_again=True,
+            may_wait=self._has_outbox,
         )
 
     def forget_streams(self) -> None:

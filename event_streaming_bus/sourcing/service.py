@@ -38,7 +38,8 @@ class EventSourcingService:
     receipt, whatever is expected.
 
     What is appended is in its aggregate, and on the stream named as the aggregate's type, when the call returns; or, if it
-    raises, nowhere. The stream's schema and business rules are looked at in the same transaction as the version.
+    raises, nowhere. The stream's schema and business rules are looked at in the same transaction as the version. Where the log
+    has an outbox, as on Kafka, the events of an aggregate come on their stream right after, in the order of versions.
 
     ``folds`` says how states are made: by default later payload fields replace earlier ones. ``lifecycle`` archives and deletes
     aggregates, and drops old events.

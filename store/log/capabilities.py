@@ -16,13 +16,18 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     scheduling: bool = True
     """An ``Append`` may have a ``schedule``. Otherwise one with an event whose time is to come is refused."""
     conditions: bool = True
-    """An append may have a ``Condition`` of a store in the log's own database. Otherwise it is refused."""
+    """An append may have a ``Condition`` of a store in the log's own database. Otherwise it is refused, but for ``outbox``."""
+    outbox: bool = False
+    """An append may have a ``Condition`` of a store in the database beside the log. All events of such an append, or of one
+    with an event whose time is to come, come into their streams a little later: their receipts have no offset."""
     codec_of_events: bool = True
     """An event's own ``compression_type`` goes before its stream's. Otherwise it is kept in the envelope, and no more."""
     stored_bytes: bool = True
     """The log knows the size of its streams. Otherwise ``stored_bytes`` is 0."""
     retention_by_size_at_once: bool = True
     """``enforce_retention`` drops what exceeds ``retention_bytes``. Otherwise the servers below do, in their own time."""
+    shows_groups: bool = False
+    """The servers below have tools of their own that show what groups have committed: flows commit how far they have come."""
 
 
 EVERYTHING: Final = Capabilities()

@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from event_streaming_bus.errors import CorruptLogError, InvalidInputError
+from event_streaming_bus.fault_points import fault_point
 from event_streaming_bus.models import (
     LANES,
     SCHEDULED_OFFSET,
@@ -86,6 +87,30 @@ class Notes:
             self._told[stream_id].append(_encode(told))
 
 
+def encoded_notes(schedule: Schedule) -> list[bytes]:
+    """The notes of each event as a row has them; none, if nobody is to be told."""
+    if schedule.notes_stream_id is None:
+        return []
+    encoded = {id(each): _encode(each) for each in schedule.notes}  # of many events it is one and the same list
+    return [encoded[id(each)] for each in schedule.notes]
+
+
+def stored_event(split: Split, event: Event, now_ms: int) -> tuple[bytes, int]:
+    """``(body, checksum)`` of an event that is kept aside for a split since ``now_ms``. Raises ``InvalidInputError`` for one that
+    cannot be written."""
+    stored = store_events([event], SCHEDULED_OFFSET, CompressionType.NONE, now_ms)
+    return stored.body, checksum(split, stored)
+
+
+def read_event(split: Split, timestamp_ms: int, kept_at_ms: int, body: bytes, digest: int) -> Event:
+    """The event that ``stored_event`` has stored. Raises ``CorruptLogError`` if it is damaged."""
+    stored = StoredBatch(SCHEDULED_OFFSET, 1, CompressionType.NONE, timestamp_ms, timestamp_ms, kept_at_ms, body)
+    batch = RecordBatch(split, stored)
+    if checksum(split, stored) != digest:
+        raise batch.damaged("its checksum does not fit its contents")
+    return batch.events()[0]
+
+
 def keep_aside(
     db: sqlite3.Connection,
     tenant_id: str,
@@ -96,14 +121,14 @@ def keep_aside(
     now_ms: int,
 ) -> dict[int, Receipt]:
     """Write the rows of events for one split, each with its index in the ``Append``; returns their receipts by index."""
-    notes = {id(each): _encode(each) for each in schedule.notes}  # of many events it is one and the same list
+    notes = encoded_notes(schedule)
     position = Position(split, SCHEDULED_OFFSET)
     receipts: dict[int, Receipt] = {}
     rows = []
     for i, event in events:
         due_ms = event.deliver_at_ms
         receipts[i] = Receipt(event.event_id, position, deliver_at_ms=due_ms)
-        stored = store_events([event], SCHEDULED_OFFSET, CompressionType.NONE, now_ms)
+        body, digest = stored_event(split, event, now_ms)
         rows.append(
             (
                 due_ms,
@@ -113,12 +138,13 @@ def keep_aside(
                 event.timestamp_ms,
                 now_ms,
                 schedule.notes_stream_id,
-                notes[id(schedule.notes[i])] if schedule.notes and schedule.notes_stream_id is not None else None,
-                checksum(split, stored),
-                stored.body,
+                notes[i] if notes else None,
+                digest,
+                body,
             )
         )
     db.executemany(SQL["insert_scheduled"], rows)
+    fault_point("scheduled.kept")
     return receipts
 
 
@@ -169,7 +195,7 @@ def take_due(db: sqlite3.Connection, now_ms: int) -> list[DueEvent]:
 
 def page_of(db: sqlite3.Connection, tenant_id: str, stream_id: str | None, limit: int, cursor: str | None) -> ScheduledPage:
     """See ``EventLog.scheduled``. Rows that cannot be read are left out."""
-    due_ms, number = _place(cursor)
+    due_ms, number = place_of(cursor)
     wanted = min(max(limit, 1), MAX_PAGE_EVENTS)
     given = {"tenant_id": tenant_id, "stream_id": stream_id, "due_ms": due_ms, "schedule_no": number, "limit": wanted + 1}
     rows = db.execute(SQL["select_page"], given).fetchall()
@@ -191,9 +217,11 @@ def cancel(db: sqlite3.Connection, tenant_id: str, event_id: str) -> bool:
 def drop_scheduled(db: sqlite3.Connection, split_nos: Iterable[int]) -> None:
     """Forget what waits for these splits."""
     db.executemany(SQL["delete_by_split"], [(split_no,) for split_no in split_nos])
+    fault_point("stream.dropping")
 
 
-def _place(cursor: str | None) -> tuple[int, int]:
+def place_of(cursor: str | None) -> tuple[int, int]:
+    """``(due_ms, number)`` of the last row of the page before. Raises ``InvalidInputError``."""
     if cursor is None:
         return -(1 << 63), 0
     due_ms, _, number = cursor.rpartition("-")
@@ -206,11 +234,7 @@ def _verified(row: Sequence[Any]) -> tuple[Split, Event]:
     """The split and the event of a row. ``CorruptLogError`` if it is damaged."""
     _, _, _, stream_id, lane, partition, timestamp_ms, scheduled_at_ms, _, _, digest, body = row
     split = Split(stream_id, LANES[lane], partition)
-    stored = StoredBatch(SCHEDULED_OFFSET, 1, CompressionType.NONE, timestamp_ms, timestamp_ms, scheduled_at_ms, body)
-    batch = RecordBatch(split, stored)
-    if checksum(split, stored) != digest:
-        raise batch.damaged("its checksum does not fit its contents")
-    return split, batch.events()[0]
+    return split, read_event(split, timestamp_ms, scheduled_at_ms, body, digest)
 
 
 class Alarm:

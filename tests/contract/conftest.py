@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from event_streaming_bus.errors import ClosedError
@@ -21,7 +22,7 @@ sys.path.append(str(Path(__file__).parents[1] / "kafka"))  # the broker of the t
 import kafka_broker
 
 if TYPE_CHECKING:
-    from event_streaming_bus.store.log.kafka import KafkaLog
+    from event_streaming_bus.store.log.outbox import OutboxLog
 
 _NONE = "no-such-log"
 OpenLog = Callable[[], EventLog]
@@ -32,7 +33,8 @@ def _backends() -> dict[str, Capabilities]:
     if kafka_broker.jars() is not None:  # tests/kafka tells if they are missing
         from event_streaming_bus.store.log.kafka import KafkaLog
 
-        backends["kafka"] = KafkaLog.capabilities
+        can = msgspec.structs.replace(KafkaLog.capabilities, scheduling=True, outbox=True)  # as by the outbox around it
+        backends["kafka"] = can
     return backends
 
 
@@ -75,15 +77,17 @@ class KafkaHome:
 
     def __init__(self, folder: Path) -> None:
         self._url = kafka_broker.kafka_url(folder)
-        self._kept: KafkaLog | None = None
+        self._database = folder / "log.db"
+        self._kept: OutboxLog | None = None
 
-    def open(self) -> "KafkaLog":
+    def open(self) -> "OutboxLog":
         from event_streaming_bus.store.log.kafka import KafkaLog
         from event_streaming_bus.store.log.kafka_settings import parse_url
+        from event_streaming_bus.store.log.outbox import OutboxLog
 
-        return KafkaLog(parse_url(self._url, "unused"))
+        return OutboxLog(KafkaLog(parse_url(self._url, "unused")), self._database)
 
-    def first(self) -> "KafkaLog":
+    def first(self) -> "OutboxLog":
         """The log that is kept, opened if the test before has closed it."""
         try:
             if self._kept is None:

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from event_streaming_bus.errors import InvalidStateError
+from event_streaming_bus.fault_points import fault_point
 from event_streaming_bus.sourcing.projection_errors import ProjectionNotFoundError
 from event_streaming_bus.sourcing.projections.classes import Projection, definition_of
 from event_streaming_bus.sourcing.projections.definition import ProjectionDefinition
@@ -142,6 +143,7 @@ def promote(store: ProjectionStore, tenant_id: str, name: str, build_no: int) ->
         for build in builds:
             if build.build_no < build_no:
                 tables.drop_build(build.build_no)
+        fault_point("projection.swap")
     return True
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from event_streaming_bus.errors import StorageError
+from event_streaming_bus.fault_points import fault_point
 from event_streaming_bus.sourcing.projections.classes import ClassProgram, Projection
 from event_streaming_bus.sourcing.projections.definition import OnError, ProjectionDefinition
 from event_streaming_bus.sourcing.projections.program import DeclaredProgram, Program
@@ -120,12 +121,15 @@ class Fold:
             raise RuntimeError(f"the event {read[again.at][0].event_id} failed when projected again: {again.message}")
 
     def _commit(self, events: Sequence[RecordedEvent], count: int, position: int, skipped: Sequence[SkippedEvent]) -> None:
+        fault_point("projection.write")
         self._tables.write()
+        fault_point("projection.written")
         before = self.progress
         newest = events[count - 1].recorded_at_ms if count else before.recorded_at_ms
         done = before.events + count - len(skipped)
         progress = Progress(position, done, before.skipped + len(skipped), newest)
         self._database.commit(progress, skipped)
+        fault_point("projection.committed")
         self.progress = progress
         self._tables.undo.clear()
         self._tables.trim()
