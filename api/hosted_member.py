@@ -14,7 +14,7 @@ from typing import Any, Final
 from event_streaming_bus.api.consuming_hands import Delivery, EventPlace, Hands, stream_not_read
 from event_streaming_bus.api.log_watch import LogWatch
 from event_streaming_bus.consumers.consumer import Consumer
-from event_streaming_bus.consumers.coordinator import GroupCoordinator
+from event_streaming_bus.consumers.coordination import coordinator_of
 from event_streaming_bus.consumers.model import Group, GroupState, Partition
 from event_streaming_bus.consumers.resets import AtOffset, AtTime, Place, read_target
 from event_streaming_bus.errors import (
@@ -70,7 +70,7 @@ class HostedMember:
         """Whether something was acknowledged or parked that is not committed yet."""
         self._consumer = consumer
         self._watch = watch
-        self._coordinator = GroupCoordinator(storage)
+        self._coordinator = coordinator_of(storage)
         self._names = dict(names)
         self._hands = Hands()
         self._last: list[Delivery] = []
@@ -104,7 +104,7 @@ class HostedMember:
                 member._paused.difference_update(partitions)
 
         def make() -> HostedMember:
-            found = GroupCoordinator(storage).get(tenant_id, group)
+            found = coordinator_of(storage).get(tenant_id, group)
             consumer = Consumer(
                 storage,
                 found.group_id,

@@ -16,7 +16,7 @@ from event_streaming_bus.errors import OffsetOutOfRangeError, StreamNotFoundErro
 from event_streaming_bus.models import LANES, Split
 from event_streaming_bus.store.redeliveries import retry_stream_name
 from event_streaming_bus.store.sql import load_queries
-from event_streaming_bus.store.sqlite import Database
+from event_streaming_bus.store.sqlite import SqliteDatabase
 
 SQL: Final = load_queries("groups.sql")
 KEPT_COMMITS: Final = 10
@@ -95,7 +95,7 @@ class GroupStore:
     """Groups by tenant. Safe to use from any thread and any number of processes."""
 
     def __init__(self, path: Path, *, synchronous: str = "FULL") -> None:
-        self._db = Database(path, synchronous=synchronous, tables=SQL["create_tables"])
+        self._db = SqliteDatabase(path, synchronous=synchronous, tables=SQL["create_tables"])
         self._path = path
 
     def close(self) -> None:

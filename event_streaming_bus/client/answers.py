@@ -216,9 +216,9 @@ def _member_of(told: Data, stream_ids: Mapping[str, str]) -> Member:
             told,
             streams=tuple(stream_ids.get(name, name) for name in told["streams"]),
             assignment=tuple(Partition(each["stream_id"], each["partition"]) for each in told["assignment"]),
-            joined_at_ms=time_ms(told["joined_at"]),
-            heartbeat_at_ms=time_ms(told["last_heartbeat"]),
-            polled_at_ms=time_ms(told["last_poll"]),
+            joined_at_ms=_ms(told["joined_at"]),
+            heartbeat_at_ms=_ms(told["last_heartbeat"]),
+            polled_at_ms=_ms(told["last_poll"]),
         )
     )
 

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Final, NamedTuple, TypeAlias
 
 from event_streaming_bus.consumers.blocking import BlockingCalls
-from event_streaming_bus.consumers.coordinator import GroupCoordinator
+from event_streaming_bus.consumers.coordination import Coordinator, coordinator_of
 from event_streaming_bus.consumers.delivery_history import DeliveryHistory, error_of
 from event_streaming_bus.consumers.following import Follower
 from event_streaming_bus.consumers.membership import Membership
@@ -46,6 +46,7 @@ _SLICE_S: Final = 0.1
 _JOINING_S: Final = 0.02
 _TURN_S: Final = 0.005
 _LOOK_S: Final = 0.001
+_LOOK_AT_BROKERS_S: Final = 0.01
 _GIVEN_BACK: Final = "it was given back"
 _log: Final = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ class Consumer(Positions):
         _check_count("max_poll_events", max_poll_events)
         if max_unacknowledged < 1:
             raise InvalidInputError(f"max_unacknowledged: expected at least 1, got {max_unacknowledged}")
-        log, coordinator = storage.log, GroupCoordinator(storage)
+        log, coordinator = storage.log, coordinator_of(storage)
         self._keys = storage.subject_keys
         found = [log.find_stream(tenant_id, stream) for stream in streams]
         self._streams: dict[str, StreamInfo] = {info.stream_id: info for info in found}
@@ -105,6 +106,8 @@ class Consumer(Positions):
         handing_out = deliveries(log, max_unacknowledged, self.counts, self._group, self._streams)
         super().__init__(log, handing_out, BlockingCalls(log, self._group.name))
         self._auto_commit, self._max_poll_events = auto_commit, max_poll_events
+        self._asks_brokers = coordinator.look_s is not None
+        self._look_s = _LOOK_AT_BROKERS_S if self._asks_brokers else _LOOK_S
         self._commit_interval_s = commit_interval_ms / 1000
         self._pause_ms = Retrier(retry or RetryPolicy()).pause_ms
         self._history = DeliveryHistory(storage, self._group)
@@ -155,7 +158,7 @@ class Consumer(Positions):
         while True:
             self._check_open()
             try:
-                has_news = self._deliveries.has_news()
+                has_news = await self._has_news()
                 may_read = await self._follower.follow(has_news=has_news)
                 self._check_open()  # it may have been closed meanwhile
                 if may_read and (has_news or self._deliveries.is_dry()):
@@ -186,6 +189,10 @@ class Consumer(Positions):
             else:
                 await asyncio.sleep(min(left_s, _JOINING_S))
 
+    async def _has_news(self) -> bool:
+        """Whether something was written to the log. Brokers are asked for that in a thread, so the event loop goes on."""
+        return await self._calls.run(self._deliveries.has_news) if self._asks_brokers else self._deliveries.has_news()
+
     def _is_paused(self) -> bool:
         return self._member.answer is not None and self._member.answer.is_paused
 
@@ -215,9 +222,9 @@ class Consumer(Positions):
             await self._calls.run(self._deliveries.wait, timeout_s)
 
     async def __aiter__(self) -> AsyncIterator[Event]:
-        """The events, for ever, one at a time: a CRITICAL one that arrives is the next, a millisecond later at the latest. An
-        event is done when the next one is asked for. Outside of ``async with`` the consumer is closed when the loop is left, and
-        the event at hand is not done."""
+        """The events, for ever, one at a time: a CRITICAL one that arrives is the next, a millisecond later at the latest, or ten
+        where brokers are asked. An event is done when the next one is asked for. Outside of ``async with`` the consumer is closed
+        when the loop is left, and the event at hand is not done."""
         try:
             while not self._is_closed:
                 events = self._take_at_once()
@@ -233,7 +240,7 @@ class Consumer(Positions):
     def _take_at_once(self) -> list[Event]:
         """The next event, if the log and the group were looked at a moment ago and it is read ahead: that is quicker than a
         poll."""
-        is_due = time.monotonic() - self._looked_s > _LOOK_S
+        is_due = time.monotonic() - self._looked_s > self._look_s
         member = self._member
         if is_due or self._polling.locked() or self._is_paused() or member.is_lost() or member.is_in_doubt():
             return []
@@ -376,7 +383,7 @@ def _check_count(name: str, value: int) -> None:
         raise InvalidInputError(f"{name}: expected 1 to {MAX_POLL_EVENTS:,}, got {value}", path=name)
 
 
-def _find_group(coordinator: GroupCoordinator, tenant_id: str, reference: str) -> Group:
+def _find_group(coordinator: Coordinator, tenant_id: str, reference: str) -> Group:
     """The group, made with the default settings if it is not there."""
     for _ in range(2):
         with suppress(GroupNotFoundError):

@@ -1,11 +1,10 @@
-"""The group coordinator: who is in a consumer group, what each member may read, and whose commits count.
+"""The group coordinator of an embedded log: who is in a consumer group, what each member may read, and whose commits count.
 
 There is no coordinating process. The state of a group is in the data folder's database, and each call is one transaction on it,
 in whatever process it is made; so members in many processes coordinate each other. Every call first looks whether members have
 outlived their timeouts, whether a rebalance has waited long enough, and moves the group on.
 """
 
-import logging
 import os
 import secrets
 import socket
@@ -29,6 +28,7 @@ from event_streaming_bus.consumers.model import (
     Member,
     Partition,
 )
+from event_streaming_bus.consumers.rebalance_history import tell
 from event_streaming_bus.consumers.rebalancing import LiveGroup, config_of
 from event_streaming_bus.errors import (
     AlreadyExistsError,
@@ -38,10 +38,9 @@ from event_streaming_bus.errors import (
     InvalidStateError,
     StreamNotFoundError,
 )
+from event_streaming_bus.fault_points import fault_point
 from event_streaming_bus.models import Split
-from event_streaming_bus.store.groups import GroupRecord, GroupTables, MemberRecord
-from event_streaming_bus.store.history_records import Rebalanced, to_event
-from event_streaming_bus.store.log.base import Append
+from event_streaming_bus.store.groups import GroupRecord, GroupStore, GroupTables, MemberRecord
 from event_streaming_bus.store.redeliveries import retry_stream_name
 from event_streaming_bus.store.storage import Storage
 
@@ -49,14 +48,16 @@ __all__ = ["MAX_STREAMS", "RANGES", "GroupCoordinator"]
 
 MAX_STREAMS: Final = 1_000
 _MAX_TEXT: Final = 200
-_log: Final = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
 class GroupCoordinator:
     """Coordinates the groups of one data folder. Safe to use from any thread and any number of processes."""
 
+    look_s: Final = None  # what changes in a group changes the version of the log
+
     def __init__(self, storage: Storage, *, clock_ms: Callable[[], int] | None = None) -> None:
+        assert isinstance(storage.groups, GroupStore)  # noqa: S101 - ``coordinator_of`` chooses by the log
         self._storage = storage
         self._groups = storage.groups
         self._clock_ms = clock_ms or _now_ms
@@ -211,6 +212,10 @@ class GroupCoordinator:
         """Leave a group; the others rebalance. Leaving twice is harmless."""
         self._change(group_id, "leaving a consumer group", lambda live, tables: live.leave(member_id))
 
+    def has_news(self, member_id: str) -> bool:
+        """Whether a heartbeat would tell of something that the version of the log does not: never."""
+        return False
+
     # --- offsets ------------------------------------------------------------------------------------------------------
 
     def commit(self, group_id: str, member_id: str, generation: int, offsets: Mapping[Split, int]) -> None:
@@ -228,7 +233,9 @@ class GroupCoordinator:
             live.check_commit(member_id, generation, [(split.stream_id, split.partition) for split in offsets])
             tables.commit(group_id, offsets, self._clock_ms(), pass_over_dropped=True)
 
+        fault_point("consumer.commit")
         self._change(group_id, "committing offsets", commit)
+        fault_point("consumer.committed")
 
     def committed(self, group_id: str) -> dict[Split, int]:
         """What the group has committed."""
@@ -312,30 +319,9 @@ class GroupCoordinator:
         return tuple(dict.fromkeys(found))
 
     def _record(self, live: LiveGroup) -> None:
-        """Tell the history of rebalances. They stand, whatever becomes of that."""
-        if not live.rebalances:
-            return
         group = live.group
-        records = [
-            Rebalanced(
-                tenant_id=group.tenant_id,
-                group_id=group.group_id,
-                group_name=group.name,
-                strategy=live.config.partition_assignment_strategy.value,
-                generation=each.generation,
-                reason="; ".join(each.reasons),
-                before=each.before,
-                after=each.after,
-                started_us=each.started_at_ms * 1000,
-                completed_us=each.completed_at_ms * 1000,
-            )
-            for each in live.rebalances
-        ]
-        try:
-            history = self._storage.history().stream_id
-            self._storage.log.append([Append(history, [to_event(record) for record in records], new_ids=True)])
-        except BusError:
-            _log.exception("the history does not tell of a rebalance of consumer group %s", group.name)
+        strategy = live.config.partition_assignment_strategy
+        tell(self._storage, group.tenant_id, group.group_id, group.name, strategy, live.rebalances)
 
 
 def _told(live: LiveGroup) -> Group:

@@ -160,13 +160,15 @@ class Deliveries:
             readers = [] if only_look else list(self._readers.values())
         size = max(_READ_BYTES // 16, min(_READ_BYTES, _ALL_READ_BYTES // max(1, len(readers))))
         for reader in filter(self._wants, readers):
+            offset = reader.read_offset
             try:
-                batches = self._log.read(reader.split, reader.read_offset, size)
+                batches = self._log.read(reader.split, offset, size)
             except OffsetOutOfRangeError as error:
                 self._start_over(reader, error)
-                batches = self._log.read(reader.split, reader.read_offset, size)
+                offset = reader.read_offset
+                batches = self._log.read(reader.split, offset, size)
             with self._lock:
-                reader.feed(batches)
+                reader.feed(batches, offset)
 
     def _start_over(self, reader: SplitReader, error: OffsetOutOfRangeError) -> None:
         """Go on where the group's ``auto_offset_reset`` says, for what is at the split's offset cannot be read."""

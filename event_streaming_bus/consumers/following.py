@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final, TypeAlias
 
 from event_streaming_bus.consumers.blocking import BlockingCalls
-from event_streaming_bus.consumers.coordinator import GroupCoordinator
+from event_streaming_bus.consumers.coordination import Coordinator
 from event_streaming_bus.consumers.deliveries import Deliveries
 from event_streaming_bus.consumers.delivery_history import DeliveryHistory
 from event_streaming_bus.consumers.membership import Membership
@@ -32,7 +32,7 @@ class Follower:
     def __init__(
         self,
         member: Membership,
-        coordinator: GroupCoordinator,
+        coordinator: Coordinator,
         deliveries: Deliveries,
         parking: Parking,
         calls: BlockingCalls,

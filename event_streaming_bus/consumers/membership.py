@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from event_streaming_bus.consumers.coordinator import GroupCoordinator
+from event_streaming_bus.consumers.coordination import Coordinator
 from event_streaming_bus.consumers.model import Group, Joined, Partition
 from event_streaming_bus.errors import BusError, ClosedError, FencedError, GroupNotFoundError, UnknownMemberError
 from event_streaming_bus.models import Split
@@ -28,7 +28,7 @@ class Membership:
 
     def __init__(
         self,
-        coordinator: GroupCoordinator,
+        coordinator: Coordinator,
         group: Group,
         stream_ids: Sequence[str],
         client_id: str,
@@ -54,6 +54,8 @@ class Membership:
         config = group.config
         self._session_s = config.session_timeout_ms / 1000
         self._poll_s = min(config.heartbeat_interval_ms, config.max_poll_interval_ms / 10) / 1000
+        if coordinator.look_s is not None:
+            self._poll_s = min(self._poll_s, coordinator.look_s)
 
     @property
     def member_id(self) -> str | None:
@@ -69,10 +71,12 @@ class Membership:
 
     def polls(self, *, has_news: bool) -> bool:
         """Note that the user asks for events; whether a heartbeat is due first. ``has_news``: something was written to the
-        folder, which may be a change of the group. Does not block."""
+        log, which may be a change of the group. Does not block."""
         self._has_polled = True
         self._has_news |= has_news
         silent_s = time.monotonic() - min(self._heard_s, self._polled_s)
+        if self._member_id is not None and self._coordinator.has_news(self._member_id):
+            return True
         return silent_s >= self._poll_s or (self._has_news and silent_s >= _LOOK_S)
 
     def is_lost(self) -> bool:

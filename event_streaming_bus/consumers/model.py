@@ -63,19 +63,22 @@ class Partition(NamedTuple):
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
-    """A member of a group. ``generation`` is the last one that it has joined; ``assignment`` what it may read in that one."""
+    """A member of a group. ``generation`` is the last one that it has joined; ``assignment`` what it may read in that one.
+
+    ``None`` is what the brokers that coordinate a group do not tell of a member that does not use this bus's database.
+    """
 
     member_id: str
     client_id: str
     host: str
-    pid: int
+    pid: int | None
     streams: tuple[str, ...]
     """The ids of the streams that it wants to read."""
     generation: int
     assignment: tuple[Partition, ...] = ()
-    joined_at_ms: int
-    heartbeat_at_ms: int
-    polled_at_ms: int
+    joined_at_ms: int | None
+    heartbeat_at_ms: int | None
+    polled_at_ms: int | None
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,8 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from event_streaming_bus.consumers import lag, resets
-from event_streaming_bus.consumers.coordinator import RANGES, GroupCoordinator
+from event_streaming_bus.consumers.coordination import coordinator_of
+from event_streaming_bus.consumers.group_settings import RANGES
 from event_streaming_bus.consumers.lag import SEVERITY, SplitLag, Verdict
 from event_streaming_bus.consumers.model import AssignmentStrategy, Group, GroupConfig, Member, OffsetReset
 from event_streaming_bus.errors import InvalidInputError, StreamNotFoundError
@@ -32,7 +33,7 @@ class ConsumerManagementService:
     def __init__(self, storage: Storage | None = None, *, clock_ms: Callable[[], int] | None = None) -> None:
         self._storage = storage or open_storage()
         self._clock_ms = clock_ms or (lambda: time.time_ns() // 1_000_000)
-        self._coordinator = GroupCoordinator(self._storage, clock_ms=clock_ms)
+        self._coordinator = coordinator_of(self._storage, clock_ms=clock_ms)
 
     # --- the life of a group ------------------------------------------------------------------------------------------
 
@@ -283,10 +284,14 @@ def _member_data(member: Member, names: Mapping[str, str]) -> dict[str, Any]:
             {"stream": names.get(each.stream_id, each.stream_id), "stream_id": each.stream_id, "partition": each.partition}
             for each in sorted(member.assignment)
         ],
-        "joined_at": rfc3339(member.joined_at_ms),
-        "last_heartbeat": rfc3339(member.heartbeat_at_ms),
-        "last_poll": rfc3339(member.polled_at_ms),
+        "joined_at": _time(member.joined_at_ms),
+        "last_heartbeat": _time(member.heartbeat_at_ms),
+        "last_poll": _time(member.polled_at_ms),
     }
+
+
+def _time(at_ms: int | None) -> str | None:
+    return None if at_ms is None else rfc3339(at_ms)
 
 
 def _lags(splits: Sequence[SplitLag], name_of: Callable[[SplitLag], str]) -> dict[str, int]:

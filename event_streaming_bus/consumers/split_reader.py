@@ -32,10 +32,12 @@ class SplitReader:
 
     __slots__ = (
         "_batches",
+        "_end",
         "_events",
         "_index",
         "_may_expire",
         "_queues",
+        "_read_offset",
         "_ready",
         "_retries",
         "_waiting",
@@ -70,6 +72,8 @@ class SplitReader:
         self.parking: set[int] = set()  # those of the pending ones that are on their way to the dead letters
         self.buffered = 0
         self._batches: deque[RecordBatch] = deque()
+        self._read_offset = offset
+        self._end = offset  # of the batch that is being handed out, or was last
         self._events: list[Event] = []  # the batch that is being handed out, decoded
         self._index = 0
         self._may_expire = False  # whether one of them has a time at which it expires
@@ -83,22 +87,41 @@ class SplitReader:
     @property
     def read_offset(self) -> int:
         """Where to read on in the log."""
-        return self.next_offset + self.buffered
+        return self._read_offset
 
     @property
     def room(self) -> int:
         """How many more events may be handed out."""
         return max(0, self.window - len(self.hands) - len(self.pending))
 
-    def feed(self, batches: Sequence[RecordBatch]) -> None:
-        """Take what was read at ``read_offset``; what was read at another place, before a seek, is left."""
-        if batches and batches[0].offset == self.read_offset:
+    def feed(self, batches: Sequence[RecordBatch], offset: int | None = None) -> None:
+        """Take what was read at ``offset``, by default that of the first batch, if that is ``read_offset``; what was read at
+        another place, before a seek, is left.
+
+        Where offsets are not dense, some before, between and behind the events hold none, and are passed over.
+        """
+        if batches and (batches[0].offset if offset is None else offset) == self._read_offset:
             self._batches.extend(batches)
             self.buffered += sum(batch.count for batch in batches)
+            self._read_offset = batches[-1].end_offset
+            if self._index >= len(self._events):
+                self._pass_gap()
+
+    def _pass_gap(self) -> None:
+        """All events up to here were handed out: go over the offsets that follow and hold none."""
+        end = max(self._end, self.next_offset)
+        while self._batches and not self._batches[0].count:
+            end = self._batches.popleft().end_offset
+        if self._batches:
+            end = self._batches[0].offset
+        if end > self.next_offset:
+            self.ledger.skip(self.next_offset, end)
+            self.next_offset = end
 
     def seek(self, offset: int) -> None:
         """Go on at ``offset``, and forget all that is in hand, pending or read ahead."""
-        self.next_offset, self.buffered, self._events, self._index = offset, 0, [], 0
+        self.next_offset = self._read_offset = self._end = offset
+        self.buffered, self._events, self._index = 0, [], 0
         self.ledger.start_over(offset)
         for kept in (
             self._batches,
@@ -113,13 +136,13 @@ class SplitReader:
             kept.clear()
 
     def skip_to(self, offset: int) -> None:
-        """Read on at ``offset``, since what lies before it cannot be read. What is in hand or pending stays, unless it lies
-        behind."""
+        """Read on at ``offset``, since what lies before it cannot be read, and all that could be was handed out. What is in hand
+        or pending stays, unless it lies behind."""
         if offset < self.next_offset:
             self.seek(offset)
         else:
             self.ledger.skip(self.next_offset, offset)
-            self.next_offset = offset
+            self.next_offset = self._read_offset = self._end = offset
 
     # --- handing out --------------------------------------------------------------------------------------------------
 
@@ -171,6 +194,8 @@ class SplitReader:
             else:
                 self.hands.update(zip(range(offset, offset + count), events, strict=True))
                 taken += events
+            if self._index >= len(self._events):
+                self._pass_gap()
         if self._index >= len(self._events):
             self._events, self._index = [], 0
         return taken
@@ -182,7 +207,7 @@ class SplitReader:
         is_same, expires_at_ms = batch.constant("expires_at_ms")
         self._may_expire = not is_same or expires_at_ms is not None
         self._events, self._index = list(map(as_delivered, events)) if self.is_redelivery else events, 0
-        self._batches.popleft()
+        self._end = self._batches.popleft().end_offset
 
     def _take_again(self, most: int, now_us: int) -> list[Event]:
         """Of the events to be delivered again, those that are ready."""

@@ -3,7 +3,7 @@
 import time
 
 from event_streaming_bus.consumers import lag
-from event_streaming_bus.consumers.coordinator import GroupCoordinator
+from event_streaming_bus.consumers.coordination import Coordinator, coordinator_of
 from event_streaming_bus.consumers.lag import SEVERITY, Verdict
 from event_streaming_bus.consumers.model import Group
 from event_streaming_bus.errors import NotFoundError
@@ -13,7 +13,7 @@ from event_streaming_bus.store.storage import Storage
 
 def group_samples(storage: Storage, tenants: list[str]) -> list[GroupSample]:
     """The groups of these tenants, as ``esb groups lag`` would tell of them."""
-    coordinator = GroupCoordinator(storage)
+    coordinator = coordinator_of(storage)
     found = []
     for tenant_id in tenants:
         for group in coordinator.list_groups(tenant_id):
@@ -24,7 +24,7 @@ def group_samples(storage: Storage, tenants: list[str]) -> list[GroupSample]:
     return found
 
 
-def _sample(storage: Storage, coordinator: GroupCoordinator, group: Group) -> GroupSample:
+def _sample(storage: Storage, coordinator: Coordinator, group: Group) -> GroupSample:
     committed, commits = coordinator.committed(group.group_id), coordinator.commits(group.group_id)
     splits = lag.measured(storage.log, group, committed, commits, time.time_ns() // 1_000_000)
     verdict = max((each.verdict for each in splits), key=SEVERITY.__getitem__, default=Verdict.OK)

@@ -141,9 +141,9 @@ class Meter:
                 refusals, self._refusals = self._refusals, Counter()
             for (tenant_id, stream, error_type), events in refusals.items():
                 self._follower.refused(tenant_id, stream, error_type, events)
-        except BusError:
+        except BusError as error:
             self._failures["latencies"] += 1
-            _log.exception("the history could not be followed for its latencies")
+            _log.warning("the history could not be followed for its latencies: %s", error.message)
 
 
 class _Kept(Generic[T]):
@@ -162,10 +162,13 @@ class _Kept(Generic[T]):
         if started_s >= self._due_s:
             try:
                 self._value = self._look()
-            except Exception:  # whatever it is, the other metrics are not to suffer for it
+            except Exception as error:  # whatever it is, the other metrics are not to suffer for it
                 self._value = None
                 self._failures[self._part] += 1
-                _log.exception("the %s could not be sampled", self._part)
+                if isinstance(error, BusError):
+                    _log.warning("the %s could not be sampled: %s", self._part, error.message)
+                else:
+                    _log.exception("the %s could not be sampled", self._part)
             now_s = time.monotonic()
             self._due_s = now_s + max(_KEPT_S, _MOST_OF_TIME * (now_s - started_s))
         return default if self._value is None else self._value

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from event_streaming_bus.bus import Bus
 from event_streaming_bus.consumers.consumer import Consumer
-from event_streaming_bus.consumers.coordinator import GroupCoordinator
+from event_streaming_bus.consumers.coordination import coordinator_of
 from event_streaming_bus.consumers.model import AssignmentStrategy, GroupConfig, GroupState, OffsetReset, Partition
 from event_streaming_bus.consumers.split_reader import SplitReader
 from event_streaming_bus.errors import (
@@ -63,12 +63,12 @@ def texts(events: list[Event]) -> list[str]:
 
 
 def make_group(bus: Bus, name: str = "g", **config: Any) -> str:
-    return GroupCoordinator(bus.storage).create("default", GroupConfig(group_name=name, **config)).group_id
+    return coordinator_of(bus.storage).create("default", GroupConfig(group_name=name, **config)).group_id
 
 
 def committed(bus: Bus, group: str = "g") -> dict[tuple[int, str], int]:
     """What a group has committed of its streams, where that is not the beginning, by partition and lane."""
-    coordinator = GroupCoordinator(bus.storage)
+    coordinator = coordinator_of(bus.storage)
     offsets = coordinator.committed(coordinator.get("default", group).group_id)
     return {(split.partition, split.lane.value): offset for split, offset in offsets.items() if offset}
 
@@ -86,11 +86,11 @@ async def test_a_poll_hands_out_what_there_is_in_order(bus: Bus) -> None:
 
 async def test_the_group_is_made_with_the_default_settings(bus: Bus) -> None:
     async with bus.consumer("new", ["orders"], client_id="me") as consumer:
-        group = GroupCoordinator(bus.storage).get("default", "new")
+        group = coordinator_of(bus.storage).get("default", "new")
         assert group.config == GroupConfig(group_name="new")
         assert [(m.member_id, m.client_id) for m in group.members] == [(consumer.member_id, "me")]
         assert consumer.assignment == (Partition(bus.log.find_stream("default", "orders").stream_id, 0),)
-    assert GroupCoordinator(bus.storage).get("default", "new").state is GroupState.EMPTY
+    assert coordinator_of(bus.storage).get("default", "new").state is GroupState.EMPTY
 
 
 async def test_a_poll_waits_until_there_is_something(bus: Bus) -> None:
@@ -273,7 +273,7 @@ async def test_iterating_hands_out_one_event_at_a_time(bus: Bus) -> None:
         if event.payload == "a2":
             break
     await asyncio.sleep(0.1)  # the loop that was left is closed by the event loop, at its next turn
-    assert GroupCoordinator(bus.storage).get("default", "g").members == ()
+    assert coordinator_of(bus.storage).get("default", "g").members == ()
     async with bus.consumer("g", ["orders"]) as consumer:
         async for event in consumer:
             seen.append(event.payload)
@@ -572,7 +572,7 @@ async def test_an_eager_member_that_gets_a_partition_again_goes_on_with_what_was
     async with bus.consumer("g", ["orders"], auto_commit=False) as consumer:
         one, two, three = await consumer.poll()
         consumer.ack(two)
-        GroupCoordinator(bus.storage).trigger_rebalance("default", group_id)
+        coordinator_of(bus.storage).trigger_rebalance("default", group_id)
         assert await consumer.poll(timeout_s=1) == [one, three]
         assert consumer.generation == 2
         assert consumer.ack(one)
@@ -580,7 +580,7 @@ async def test_an_eager_member_that_gets_a_partition_again_goes_on_with_what_was
 
 async def test_a_paused_group_is_given_nothing_and_keeps_its_members(bus: Bus) -> None:
     group_id = make_group(bus)
-    coordinator = GroupCoordinator(bus.storage)
+    coordinator = coordinator_of(bus.storage)
     async with bus.consumer("g", ["orders"]) as consumer:
         await consumer.poll(timeout_s=0)
         coordinator.set_paused("default", group_id, True)
@@ -596,7 +596,7 @@ async def test_a_paused_group_is_given_nothing_and_keeps_its_members(bus: Bus) -
 @pytest.mark.parametrize("holds_some", [True, False])
 async def test_members_of_a_group_that_is_set_back_read_again(bus: Bus, strategy: AssignmentStrategy, holds_some: bool) -> None:
     group_id = make_group(bus, partition_assignment_strategy=strategy)
-    coordinator = GroupCoordinator(bus.storage)
+    coordinator = coordinator_of(bus.storage)
     publish(bus, ["a1", "a2"])
     async with bus.consumer("g", ["orders"], auto_commit=False) as consumer:
         await consumer.poll()
@@ -654,7 +654,7 @@ async def test_heartbeats_go_on_while_the_event_loop_is_busy(bus: Bus) -> None:
     async with bus.consumer("g", ["orders"]) as consumer:
         before = consumer.member_id
         time.sleep(1.5)  # noqa: ASYNC251 - the loop is meant to be busy
-        assert GroupCoordinator(bus.storage).get("default", "g").members[0].member_id == before
+        assert coordinator_of(bus.storage).get("default", "g").members[0].member_id == before
         await consumer.poll(timeout_s=0)
         assert (consumer.member_id, consumer.counts) == (before, {})
 
@@ -663,7 +663,7 @@ async def test_a_group_that_is_deleted_ends_its_members(bus: Bus) -> None:
     group_id = make_group(bus)
     async with bus.consumer("g", ["orders"]) as consumer:
         await consumer.poll(timeout_s=0)
-        deleting = asyncio.get_running_loop().run_in_executor(None, GroupCoordinator(bus.storage).delete, "default", group_id)
+        deleting = asyncio.get_running_loop().run_in_executor(None, coordinator_of(bus.storage).delete, "default", group_id)
         with pytest.raises(GroupNotFoundError, match="may have been deleted"):
             await consumer.poll(timeout_s=5)
         await deleting
