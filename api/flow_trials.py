@@ -6,7 +6,6 @@ things to do. The process copies the events to a folder of its own, which is gon
 
 import asyncio
 import sys
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -27,9 +26,9 @@ _AT_ONCE: Final = 2
 
 
 class _Asked(msgspec.Struct):
-    """What the process is to do."""
+    """What the process is to do; ``url`` opens the storage, and goes over a pipe, since it may hold a password."""
 
-    folder: str
+    url: str
     flow: dict[str, Any]
     last: int
 
@@ -47,7 +46,7 @@ class FlowTrials:
     """Runs dry runs, two at a time. Belongs to one event loop."""
 
     def __init__(self, storage: Storage) -> None:
-        self._folder = storage.folder
+        self._url = storage.url
         self._running = 0
 
     async def run(self, spec: FlowSpec, last: int) -> bytes:
@@ -62,7 +61,7 @@ class FlowTrials:
             raise InvalidStateError("Other dry runs are at work; try again when they are done.")
         self._running += 1
         try:
-            return await self._run(_Asked(str(self._folder), to_data(spec), last))
+            return await self._run(_Asked(self._url, to_data(spec), last))
         finally:
             self._running -= 1
 
@@ -106,7 +105,7 @@ def main() -> None:
 
 def _tried(asked: _Asked) -> dict[str, Any]:
     spec = msgspec.structs.replace(parse_flow(asked.flow, name="flow"), tests=())
-    storage = open_storage(Path(asked.folder))
+    storage = open_storage(asked.url)
     infos = _there(spec, storage)
     read = [name for name in sources_of(spec) if name in infos]
     if not read:

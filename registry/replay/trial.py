@@ -114,7 +114,7 @@ def try_schema(
                 done += part.end - part.begin
                 tell(done, total)
         else:
-            job = Job(str(storage.folder), tenant_id, info.stream_id, record, examples, since_ms, until_ms)
+            job = Job(storage.url, tenant_id, info.stream_id, record, examples, since_ms, until_ms)
             tallies = check_parts(job, parts, count, lambda done: tell(done, total))
     except StreamNotFoundError as error:
         raise StreamNotFoundError(f"The stream {info.name} was dropped while it was read.", **error.details) from error

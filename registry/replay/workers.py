@@ -32,9 +32,9 @@ _POLL_S: Final = 0.2
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What a worker has to know before its first part."""
+    """What a worker has to know before its first part; ``url`` opens the storage."""
 
-    folder: str
+    url: str
     tenant_id: str
     stream_id: str
     candidate: SchemaRecord
@@ -156,7 +156,7 @@ def main() -> None:
         part = msgspec.json.decode(line, type=Part)
         try:
             if check is None or storage is None:
-                storage = open_storage(job.folder)
+                storage = open_storage(job.url)
                 registry = SchemaRegistryService(storage)
                 check = CandidateCheck(registry, job.candidate, registry.subjects.parse(job.tenant_id, job.candidate.text))
             tally = check.check(storage.log, job.stream_id, part, job.examples, job.since_ms, job.until_ms)
