@@ -1,5 +1,7 @@
 """Deploying a flow: its schemas registered, its streams made, its processors entered in the catalog, and its plan made."""
 
+from collections.abc import Mapping
+
 import msgspec
 
 from event_streaming_bus.errors import AlreadyExistsError, ConfigError, ExpressionError, SchemaError, StreamNotFoundError
@@ -16,8 +18,12 @@ from event_streaming_bus.registry.streams import make_stream
 from event_streaming_bus.store.storage import Storage
 
 
-def deploy(spec: FlowSpec, storage: Storage, allowed: Allowed = NOTHING_ALLOWED) -> Plan:
+def deploy(
+    spec: FlowSpec, storage: Storage, allowed: Allowed = NOTHING_ALLOWED, *, processor_ids: Mapping[str, str] | None = None
+) -> Plan:
     """Make what the flow declares and is not there yet, and plan it. Doing it again changes nothing.
+
+    ``processor_ids`` by name take the place of those in the catalog here: hosts with catalogs of their own count as one.
 
     Raises ``FlowError``, before anything is made, if the flow has run before and the changed one would drop or misread its state
     without leave; see ``plan_diff``. With leave, the state of processors that are gone is dropped, and a flow of which some
@@ -36,7 +42,7 @@ def deploy(spec: FlowSpec, storage: Storage, allowed: Allowed = NOTHING_ALLOWED)
         make_stream(storage.log, registry, _stream_config(stream, spec.tenant_id), stream.schema)
     streams = _find_streams(spec, storage)
     settle_kept_flow(spec, storage, anew=anew)
-    processor_ids = {
+    entered = {
         processor.processor_name: storage.catalog.upsert_processor(
             spec.tenant_id,
             spec.name,
@@ -46,7 +52,7 @@ def deploy(spec: FlowSpec, storage: Storage, allowed: Allowed = NOTHING_ALLOWED)
         ).processor_id
         for processor in spec.processors
     }
-    return make_plan(spec, streams, processor_ids, _make_changelogs(spec, storage))
+    return make_plan(spec, streams, {**entered, **(processor_ids or {})}, _make_changelogs(spec, storage))
 
 
 def _stream_config(stream: StreamSpec, tenant_id: str) -> StreamConfig:

@@ -48,6 +48,12 @@ def current_ends(plan: Plan, storage: Storage) -> dict[str, dict[Split, int]]:
     return {s.source.stream_id: storage.log.end_offsets(s.source.stream_id) for s in plan.stages}
 
 
+def reads_itself(plan: Plan) -> bool:
+    """Whether the flow reads a stream that it writes."""
+    written = {node.target.stream_id for node in plan.nodes() if node.target is not None}
+    return any(stage.source.stream_id in written for stage in plan.stages)
+
+
 def ends_from_json(text: str) -> dict[str, dict[Split, int]]:
     """The reverse of ``ends_to_json``."""
     lanes = {lane.value: lane for lane in LANES}

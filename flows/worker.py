@@ -15,6 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import IO, Final
 
+import msgspec
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.run import cli_main
 
@@ -31,6 +32,7 @@ from event_streaming_bus.flows.runner import (
     stop_on_signals,
     stopping,
 )
+from event_streaming_bus.flows.sink import failure
 from event_streaming_bus.flows.spec import load_flow
 from event_streaming_bus.store.storage import Storage, open_storage
 
@@ -71,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BaseException as error:  # Bytewax wraps what a step raised; the cause says it best
         if cause_of(error, Stopped) is not None:
             return 0  # asked to stop while something waited to be tried again: that is done after the next start
-        cause = cause_of(error, BusError)
+        cause = cause_of(error, BusError) or failure()
         if cause is None:
             raise
         sys.stderr.write(f"esb: {cause.message}\n")
@@ -100,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", required=True)
     parser.add_argument("--flow", help="a flow file")
     parser.add_argument("--processor", nargs=2, metavar=("TENANT", "PROCESSOR_ID"))
+    parser.add_argument("--processor-ids", default="", help="JSON of the ids of the flow's processors by name, if not those here")
     parser.add_argument("--until", default="", help="JSON of the offsets to stop at; without it the streams are followed")
     parser.add_argument("--index", type=int, default=0)
     parser.add_argument("--addresses", default="", help="host:port of every worker, by ';'")
@@ -110,7 +113,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _plan(options: argparse.Namespace, storage: Storage) -> Plan:
     if options.flow:
-        return deploy(load_flow(options.flow), storage)
+        processor_ids = msgspec.json.decode(options.processor_ids, type=dict[str, str]) if options.processor_ids else {}
+        return deploy(load_flow(options.flow), storage, processor_ids=processor_ids)
     tenant_id, processor_id = options.processor
     return plan_of_processor(tenant_id, processor_id, storage)
 

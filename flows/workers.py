@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final
 
+import msgspec
+
 from event_streaming_bus.flows.plan import Plan
 from event_streaming_bus.flows.recovery import worker_log
 from event_streaming_bus.flows.runner import ends_to_json
@@ -22,11 +24,19 @@ _LOG_TAIL_BYTES: Final = 8192
 _STOP_POLL_S: Final = 0.02
 
 
+class Place(msgspec.Struct, frozen=True):
+    """Where the workers of this host are in a cluster of several hosts: the addresses of all workers, and the number of the first
+    one here. The recovery partitions of this host have been made."""
+
+    addresses: Sequence[str]
+    first: int
+
+
 class WorkerGroup:
     """The workers of one flow: one process each, joined to a Bytewax cluster if there are several.
 
     ``target`` names the flow to the worker: ``["--flow", FILE]`` or ``["--processor", TENANT, ID]``. What workers print goes to
-    ``log_path``, which is started anew with each group.
+    ``log_path``, which is started anew with each group. With a ``place``, the other workers of the cluster are on other hosts.
     """
 
     def __init__(
@@ -38,23 +48,25 @@ class WorkerGroup:
         workers: int,
         until: Mapping[str, Mapping[Split, int]] | None = None,
         snapshot_interval_ms: int = DEFAULT_SNAPSHOT_INTERVAL_MS,
+        place: Place | None = None,
     ) -> None:
         self.workers = workers
         self.log_path = worker_log(storage, plan.tenant_id, plan.name)
         self._processes: list[subprocess.Popen[bytes]] = []
         self._failed: int | None = None
-        prepare_recovery(storage, plan)
+        if place is None:
+            prepare_recovery(storage, plan)
+            place = Place([f"127.0.0.1:{port}" for port in _free_ports(workers)] if workers > 1 else [], 0)
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        addresses = [f"127.0.0.1:{port}" for port in _free_ports(workers)] if workers > 1 else []
         command = [
             *(sys.executable, "-m", "event_streaming_bus.flows.worker"),
             *("--data", str(storage.folder), *target, "--parent", str(os.getpid())),
-            *("--snapshot-interval-ms", str(snapshot_interval_ms), "--addresses", ";".join(addresses)),
+            *("--snapshot-interval-ms", str(snapshot_interval_ms), "--addresses", ";".join(place.addresses)),
             *(("--until", ends_to_json(until)) if until is not None else ()),
         ]
         try:
             with self.log_path.open("wb") as log:
-                for index in range(workers):
+                for index in range(place.first, place.first + workers):
                     self._processes.append(self._start([*command, "--index", str(index)], log, storage.url))
         except BaseException:
             self.kill()  # the workers that did start would wait for the others for ever
@@ -90,9 +102,7 @@ class WorkerGroup:
 
     def stop(self, timeout_s: float) -> int:
         """Ask the workers to end (what was read is processed, a snapshot taken); kill those that do not in time."""
-        for process in self._processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
+        self.ask_to_end()
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             codes = [process.poll() for process in self._processes]
@@ -102,6 +112,12 @@ class WorkerGroup:
             time.sleep(_STOP_POLL_S)
         self.kill()
         return max(abs(int(process.returncode)) for process in self._processes)
+
+    def ask_to_end(self) -> None:
+        """Ask the workers to end in good order, without waiting for it."""
+        for process in self._processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """End the workers at once, as a crash would."""

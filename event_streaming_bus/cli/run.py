@@ -14,15 +14,18 @@ from event_streaming_bus import ids
 from event_streaming_bus.cli.auditing import begun
 from event_streaming_bus.cli.main import EXIT_ERROR, EXIT_INTERRUPTED, Settings, confirm
 from event_streaming_bus.cli.modules import allow_module_option
-from event_streaming_bus.cli.progress import Bar, progress_bar
+from event_streaming_bus.cli.progress import progress_bar
+from event_streaming_bus.cli.run_cluster import ClusterOptions, find_place, run_on_cluster
+from event_streaming_bus.cli.run_shown import Shown
 from event_streaming_bus.cli.tables import print_table
 from event_streaming_bus.errors import FlowError, InUseError
+from event_streaming_bus.flows.cluster_duties import Timing
 from event_streaming_bus.flows.deploy import deploy
 from event_streaming_bus.flows.kept_flow import starts_anew
-from event_streaming_bus.flows.metrics import ProcessorMetrics, flow_metrics, progress
+from event_streaming_bus.flows.metrics import ProcessorMetrics, flow_metrics
 from event_streaming_bus.flows.plan import Plan
 from event_streaming_bus.flows.plan_diff import Allowed
-from event_streaming_bus.flows.runner import current_ends
+from event_streaming_bus.flows.runner import current_ends, reads_itself
 from event_streaming_bus.flows.runs import record_run
 from event_streaming_bus.flows.spec import load_flow
 from event_streaming_bus.flows.workers import DEFAULT_SNAPSHOT_INTERVAL_MS, WorkerGroup
@@ -36,7 +39,13 @@ _STOP_TIMEOUT_S: Final = 30.0
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False))
 @click.option("--until-end", is_flag=True, help="Process what the streams hold now, close every window, and end.")
-@click.option("--workers", type=click.IntRange(1, 64), help="Worker processes.  [default: the flow's parallelism]")
+@click.option("--workers", type=click.IntRange(1, 64), help="Worker processes (of each host).  [default: the flow's parallelism]")
+@click.option("--cluster", metavar="HOST:PORT,...", help="Run as one of these hosts, which are given the same list.")
+@click.option("--process-id", type=click.IntRange(0), help="Which host this is, from 0.  [default: ESB_PROCESS_ID, or found]")
+@click.option(
+    "--wait-s", type=click.FloatRange(1), default=60.0, show_default=True, help="How long to wait for the hosts at first."
+)
+@click.option("--lost-after-s", type=click.FloatRange(0.5), default=5.0, show_default=True, help="When a silent host is lost.")
 @click.option("--from-start", is_flag=True, help="Forget how far the flow has come and write all of its output again.")
 @click.option("--rebuild", metavar="NAME", multiple=True, help="As --from-start, if the changed processor NAME needs it.")
 @click.option("--drop-state", metavar="NAME", multiple=True, help="Give up the state of NAME, which is no longer in the flow.")
@@ -50,6 +59,10 @@ def run(
     file: str,
     until_end: bool,
     workers: int | None,
+    cluster: str | None,
+    process_id: int | None,
+    wait_s: float,
+    lost_after_s: float,
     from_start: bool,
     rebuild: tuple[str, ...],
     drop_state: tuple[str, ...],
@@ -62,6 +75,19 @@ def run(
         raise FlowError(f"{file}: there is no such file")
     storage: Storage = settings.open()
     spec = load_flow(file)
+    if process_id is not None and cluster is None:
+        raise click.UsageError("--process-id belongs to --cluster")
+    options = place = None
+    if cluster is not None:
+        options = ClusterOptions(
+            cluster=cluster,
+            process_id=process_id,
+            workers=workers,
+            until_end=until_end,
+            snapshot_interval_ms=snapshot_interval_ms,
+            timing=Timing(lost_after_s=lost_after_s, wait_s=wait_s),
+        )
+        place = find_place(options, storage, spec)
     allowed = Allowed(frozenset(rebuild), frozenset(drop_state), anything=from_start)
     if anew := starts_anew(spec, storage, allowed):
         confirm(f"All output of the flow {spec.name} will be written again, beside what it has written before.", yes)
@@ -71,7 +97,13 @@ def run(
         before = "starts from the beginning" if anew else "changes"
         raise InUseError(f"The flow {spec.name} is running; stop it before it {before}.", flow=spec.name) from None
     begun()
-    code, error = run_plan(storage, plan, file, workers=workers, until_end=until_end, snapshot_interval_ms=snapshot_interval_ms)
+    if options is not None and place is not None:
+        code, error, processor_ids = run_on_cluster(storage, plan, file, *place, options)
+        plan = deploy(spec, storage, processor_ids=processor_ids)  # as the hosts call the processors
+    else:
+        code, error = run_plan(
+            storage, plan, file, workers=workers, until_end=until_end, snapshot_interval_ms=snapshot_interval_ms
+        )
     metrics = flow_metrics(plan, storage)
     if as_json:
         for each in metrics:
@@ -102,14 +134,8 @@ def run_plan(
     ends = current_ends(plan, storage) if until_end else None
     while True:
         code, error = _run_workers(storage, plan, file, workers or plan.parallelism, ends, snapshot_interval_ms)
-        if code or ends is None or ends == (ends := current_ends(plan, storage)) or not _reads_itself(plan):
+        if code or ends is None or ends == (ends := current_ends(plan, storage)) or not reads_itself(plan):
             return code, error
-
-
-def _reads_itself(plan: Plan) -> bool:
-    """Whether the flow reads a stream that it writes."""
-    written = {node.target.stream_id for node in plan.nodes() if node.target is not None}
-    return any(stage.source.stream_id in written for stage in plan.stages)
 
 
 def _run_workers(
@@ -140,7 +166,7 @@ def _run_workers(
     code: int | None = None
     try:
         with progress_bar(f"running {plan.name}") as bar:
-            shown = _Shown(storage, plan, bar)
+            shown = Shown(storage, plan, bar)
             while code is None and not stopped:
                 time.sleep(_POLL_S)
                 code = group.exit_code()
@@ -155,38 +181,6 @@ def _run_workers(
     ended = ProcessorStatus.FAILED if code else ProcessorStatus.STOPPED if stopped else ProcessorStatus.COMPLETED
     record_run(storage, plan, run_id, ended, group.workers, error=error)
     return (EXIT_INTERRUPTED if stopped else EXIT_ERROR if code else 0), error
-
-
-class _Shown:
-    """What the progress bar tells of a running flow."""
-
-    def __init__(self, storage: Storage, plan: Plan, bar: Bar) -> None:
-        self._storage = storage
-        self._plan = plan
-        self._bar = bar
-        self._start_s = self._last_s = time.monotonic()
-        self._start_done = self._last_done = progress(plan, storage)[0]
-        self._version: int | None = None
-
-    def update(self) -> None:
-        """Read the counts, if anything has been written, and show them."""
-        version = self._storage.log.version()
-        if version == self._version:
-            return
-        self._version = version
-        done, total = progress(self._plan, self._storage)
-        metrics = flow_metrics(self._plan, self._storage)
-        rate = (done - self._start_done) / max(1e-9, time.monotonic() - self._start_s)
-        watermarks = [m.watermark_ms for m in metrics if m.watermark_ms is not None]
-        words = [
-            f"in {done:,}",
-            f"out {sum(m.events_out for m in metrics):,}",
-            f"late {sum(m.events_late for m in metrics):,}",
-            f"dead {sum(m.events_dead for m in metrics):,}",
-            f"{rate:,.0f}/s",
-            f"watermark {rfc3339(max(watermarks)) if watermarks else '-'}",
-        ]
-        self._bar.update(done, total, "  ".join(words))
 
 
 def print_metrics(metrics: list[ProcessorMetrics]) -> None:
