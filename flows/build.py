@@ -26,6 +26,7 @@ from event_streaming_bus.flows.processors.custom import CustomLogic
 from event_streaming_bus.flows.results import ResultMaker
 from event_streaming_bus.flows.sink import LogSink
 from event_streaming_bus.flows.source import LogSource, SourceOptions, read_events
+from event_streaming_bus.flows.source_groups import resumed
 from event_streaming_bus.flows.stage import StageLogic
 from event_streaming_bus.flows.state_factory import lag_of, live_ms_of, state_factory
 from event_streaming_bus.models import Split, StreamInfo
@@ -98,6 +99,7 @@ class _Builder:
         fed = stage.fed()
         owner = stage_owner(self._plan.tenant_id, self._plan.name, stage.name)
         marks = load_stage_marks(self._storage.log, owner)
+        resumed(self._storage.log, owner, {split: mark.offset for split, (_, mark) in marks.items()})
         options = SourceOptions(
             until=None if self._until is None else self._until[stage.source.stream_id],
             cuts=self._cuts(marks, fed),

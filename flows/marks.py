@@ -11,6 +11,9 @@ import msgspec
 from event_streaming_bus.models import Split
 from event_streaming_bus.store.log.base import EventLog, Mark
 
+STAGE: Final = "stage:"
+"""Begins the owners of the marks of stages."""
+
 _encoder: Final = msgspec.msgpack.Encoder()
 
 
@@ -79,7 +82,7 @@ def add_counts(totals: dict[str, Counts], processor_id: str, counts: Counts) -> 
 
 def stage_owner(tenant_id: str, flow: str, processor: str) -> str:
     """The owner of a stage's marks; a stage is named by its first processor."""
-    return f"stage:{tenant_id}/{flow}/{processor}"
+    return f"{STAGE}{tenant_id}/{flow}/{processor}"
 
 
 def window_owner(tenant_id: str, flow: str, processor: str) -> str:

@@ -6,11 +6,22 @@ from collections.abc import Sequence
 import msgspec
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 
+from event_streaming_bus.errors import BusError
+from event_streaming_bus.fault_points import fault_point
 from event_streaming_bus.flows.items import SinkItem
+from event_streaming_bus.flows.source_groups import SourceGroups
 from event_streaming_bus.models import Event
 from event_streaming_bus.store.history_records import HistoryRecord, Published, Run, to_event
 from event_streaming_bus.store.log.base import Append, AppendResult, Mark
 from event_streaming_bus.store.storage import Storage
+
+_failures: list[BusError] = []
+
+
+def failure() -> BusError | None:
+    """Why this process could not write, if it could not: when the workers of a cluster end, each panics because the others are
+    gone ("Send thread panic"), and Bytewax may then tell of the panic instead of what began it."""
+    return _failures[0] if _failures else None
 
 
 class LogSink(DynamicSink[SinkItem]):
@@ -33,6 +44,7 @@ class LogSinkPartition(StatelessSinkPartition[SinkItem]):
     def __init__(self, storage: Storage, tenant_id: str) -> None:
         self._storage = storage
         self._tenant_id = tenant_id
+        self._groups = SourceGroups(storage.log)
 
     def write_batch(self, items: list[SinkItem]) -> None:
         started_us = time.time_ns() // 1000
@@ -64,4 +76,15 @@ class LogSinkPartition(StatelessSinkPartition[SinkItem]):
             return Append(history.stream_id, [to_event(entry) for entry in entries], new_ids=True) if entries else None
 
         appends = [Append(stream_id, made, new_ids=True) for stream_id, made in events.items()]
-        self._storage.log.append(appends, marks=list(marks.values()), journal=journal)
+        try:
+            fault_point("flow.append")
+            self._storage.log.append(appends, marks=list(marks.values()), journal=journal)
+        except BusError as error:
+            _failures.append(error)
+            raise
+        fault_point("flow.appended")
+        self._groups.written(marks.values())
+
+    def close(self) -> None:
+        """The flow ends in order."""
+        self._groups.commit()

@@ -14,8 +14,10 @@ from typing import Final, TypeAlias
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from event_streaming_bus.errors import OffsetOutOfRangeError
+from event_streaming_bus.fault_points import fault_point
 from event_streaming_bus.flows.folds.base import FOREVER
 from event_streaming_bus.flows.items import Chunk, Progress
+from event_streaming_bus.flows.snapshots import opened, sealed
 from event_streaming_bus.models import LANES, Event, EventPriority, Split, StreamInfo
 from event_streaming_bus.store.log.base import EventLog
 from event_streaming_bus.store.log.record_batch import RecordBatch
@@ -58,7 +60,7 @@ SourceState: TypeAlias = dict[str, tuple[int, int | None]]
 """By lane: the offset of the next event, and the largest timestamp before it."""
 
 
-class LogSource(FixedPartitionedSource[Chunk, SourceState]):
+class LogSource(FixedPartitionedSource[Chunk, bytes]):
     """Reads ``stream`` from ``log``. An offset that retention has dropped stops the flow with an error: events were missed."""
 
     def __init__(self, log: EventLog, stream: StreamInfo, options: SourceOptions) -> None:
@@ -69,11 +71,11 @@ class LogSource(FixedPartitionedSource[Chunk, SourceState]):
     def list_parts(self) -> list[str]:
         return [str(partition) for partition in range(self._stream.config.partitions)]
 
-    def build_part(self, step_id: str, for_part: str, resume_state: SourceState | None) -> "LogPartition":
-        return LogPartition(self._log, self._stream, int(for_part), resume_state, self._options)
+    def build_part(self, step_id: str, for_part: str, resume_state: bytes | SourceState | None) -> "LogPartition":
+        return LogPartition(self._log, self._stream, int(for_part), opened(resume_state), self._options)
 
 
-class LogPartition(StatefulSourcePartition[Chunk, SourceState]):
+class LogPartition(StatefulSourcePartition[Chunk, bytes]):
     """One partition of the stream: its four lanes."""
 
     def __init__(
@@ -98,6 +100,7 @@ class LogPartition(StatefulSourcePartition[Chunk, SourceState]):
         self._buffers: dict[EventPriority, deque[RecordBatch]] = {lane: deque() for lane in LANES}
         self._turn = 0
         self._told: dict[str, int] = {}
+        self._untold = True  # something was read since the ends were looked up
         self._greeted = False
         self._finished = False
         self._drained: dict[EventPriority, int | None] = dict.fromkeys(LANES)  # the log's version when a lane was read to its end
@@ -124,18 +127,23 @@ class LogPartition(StatefulSourcePartition[Chunk, SourceState]):
     def next_awake(self) -> datetime | None:
         return self._awake
 
-    def snapshot(self) -> SourceState:
-        return {lane.value: (offset, self._watermarks[lane]) for lane, offset in self._offsets.items()}
+    def snapshot(self) -> bytes:
+        fault_point("recovery.source")
+        return sealed({lane.value: (offset, self._watermarks[lane]) for lane, offset in self._offsets.items()})
 
     def _positions(self) -> dict[str, int]:
         return {str(split): self._offsets[lane] for lane, split in self._splits.items()}
 
     def _news(self) -> dict[str, int]:
         """The ends of all splits of the stream, those that were told before left out."""
-        ends = {str(split): end for split, end in self._log.end_offsets(self._stream.stream_id).items()}
+        ends = {str(split): end for split, end in self._ends().items()}
         news = {name: end for name, end in ends.items() if self._told.get(name) != end}
         self._told.update(news)
         return news
+
+    def _ends(self) -> Mapping[Split, int]:
+        self._untold = False
+        return self._log.end_offsets(self._stream.stream_id)
 
     def _tick(self) -> list[Chunk]:
         """While windows of an idle stream may have to close by the clock: tell the time, a few times a second."""
@@ -182,7 +190,9 @@ class LogPartition(StatefulSourcePartition[Chunk, SourceState]):
         if newest is not None:
             self._newest_ms = max(newest[0], self._newest_ms or newest[0])
             self._watermarks[lane] = newest[0] if before_ms is None else max(newest[0], before_ms)
-        progress = Progress({str(split): end}, self._news(), split=str(split), newest=newest)
+        # Where the ends were looked up after these events had been read, what was appended before them counts as unread.
+        news = self._news() if self._untold else {}
+        progress = Progress({str(split): end}, news, split=str(split), newest=newest)
         return Chunk(progress, split, begin, end, before_ms, tuple(batches), future)
 
     def _newest(self, batches: list[RecordBatch]) -> tuple[tuple[int, int] | None, frozenset[int]]:
@@ -207,13 +217,20 @@ class LogPartition(StatefulSourcePartition[Chunk, SourceState]):
     def _fill(self) -> None:
         """Read ahead in every lane that has nothing buffered, if the log has changed since the last look."""
         version = self._log.version()
-        for lane, split in self._splits.items():
-            if self._buffers[lane] or self._drained[lane] == version:
+        lanes = [lane for lane in LANES if not self._buffers[lane] and self._drained[lane] != version]
+        if not lanes:
+            return
+        ends = self._ends()
+        for lane in lanes:
+            split = self._splits[lane]
+            if self._offsets[lane] == ends[split]:
+                self._drained[lane] = version
                 continue
             batches = self._read(split, self._offsets[lane])
             if not batches:
                 self._drained[lane] = version
                 continue
+            self._untold = True
             self._offsets[lane] = batches[0].offset if batches[0].count else batches[0].end_offset
             self._buffers[lane].extend(batch for batch in batches if batch.count)
 

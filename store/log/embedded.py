@@ -19,6 +19,7 @@ from event_streaming_bus.errors import (
     StorageError,
     StreamNotFoundError,
 )
+from event_streaming_bus.fault_points import fault_point
 from event_streaming_bus.models import LANES, Receipt, Split, StreamConfig, StreamInfo
 from event_streaming_bus.store.log.adoption import adopt_batches
 from event_streaming_bus.store.log.base import Append, AppendResult, Condition, Journal, Mark, ScheduledPage
@@ -30,7 +31,7 @@ from event_streaming_bus.store.log.split_reading import read_batches
 from event_streaming_bus.store.log.stored import SQL, find_ids
 from event_streaming_bus.store.log.streams import check_config, create_tables, info_of, make_stream, no_such_stream
 from event_streaming_bus.store.log.writer import Request, StreamPlace, Transaction
-from event_streaming_bus.store.sqlite import Database, storage_errors
+from event_streaming_bus.store.sqlite import SqliteDatabase, storage_errors
 
 _POLL_S: Final = 0.005
 _RETENTION_EVERY_S: Final = 60.0
@@ -46,7 +47,7 @@ class EmbeddedLog:
         if synchronous not in ("FULL", "NORMAL"):
             raise InvalidInputError(f"synchronous: expected 'FULL' or 'NORMAL', got {synchronous!r}")
         self.path = Path(folder) / "log.db"
-        self._db = Database(self.path, synchronous=synchronous)
+        self._db = SqliteDatabase(self.path, synchronous=synchronous)
         self._places: dict[str, StreamPlace] = {}
         self._commits = GroupCommit(self._commit, "esb-log-writer")
         self._appended = threading.Condition()
@@ -169,6 +170,7 @@ class EmbeddedLog:
             for request in requests:
                 request.future.set_exception(error)
             return
+        fault_point("log.committed")
         for request, outcome in zip(requests, outcomes, strict=True):
             if isinstance(outcome, BusError):
                 request.future.set_exception(outcome)
@@ -234,8 +236,7 @@ class EmbeddedLog:
         row = db.execute(SQL["select_split"], (split_no,)).fetchone()
         if row is None:
             raise self._dropped(split.stream_id)
-        begin, end = row
-        return begin, end
+        return row[0], row[1]
 
     def _dropped(self, stream_id: str) -> StreamNotFoundError:
         """The error for a stream that another process has dropped since this one looked it up."""
@@ -380,6 +381,7 @@ class EmbeddedLog:
                     expired = expired_batches(db, place.stream_no, before_ms, config.retention_bytes)
                     dropped += drop_batches(db, place, expired)
         if dropped:
+            fault_point("retention.dropped")
             with storage_errors(self.path, "giving back disk space"), self._db.write_lock():
                 self._db.connection().execute("PRAGMA incremental_vacuum").fetchall()
         return dropped

@@ -23,14 +23,15 @@ T = TypeVar("T", bound=Submission)
 
 
 class GroupCommit(Generic[T]):
-    """A queue and one thread that hands ``commit`` all that waits, up to ``MAX_WEIGHT`` events at a time.
+    """A queue and one thread that hands ``commit`` all that waits, up to ``max_weight`` events at a time.
 
     ``commit`` must settle the future of everything it is given and must not raise. A caller that waits for its item anyway may
     ``lead``: while nobody else writes or waits, its own thread commits, and no other has to be woken.
     """
 
-    def __init__(self, commit: Callable[[list[T]], None], name: str) -> None:
+    def __init__(self, commit: Callable[[list[T]], None], name: str, max_weight: int = MAX_WEIGHT) -> None:
         self._commit = commit
+        self._max_weight = max_weight
         self._name = name
         self._waiting: deque[T] = deque()
         self._changed = threading.Condition()
@@ -83,7 +84,7 @@ class GroupCommit(Generic[T]):
             self._is_busy = True
             taken: list[T] = []
             weight = 0
-            while self._waiting and weight < MAX_WEIGHT:
+            while self._waiting and weight < self._max_weight:
                 item = self._waiting.popleft()
                 weight += item.weight
                 taken.append(item)

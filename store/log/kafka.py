@@ -12,7 +12,7 @@ How it keeps what ``EventLog`` promises, and where it differs (``capabilities`` 
 - **Event ids** are unique in a tenant for ``ids_window_ms`` (7 days by default), and as long as retention keeps the first event.
   Records of producers that know nothing of the bus are not in the index of ids.
 - **Outcomes**: where the brokers do not answer to a commit, the error says that it cannot be known whether it was written.
-- **Schedules** with an event whose time is to come, and **conditions** of stores in the log's own database, are refused.
+- **Schedules** with an event whose time is to come, and **conditions**, are refused: an ``OutboxLog`` around this log has both.
 - **Retention** by size is the brokers', by partition; ``enforce_retention`` returns how many offsets went.
 """
 
@@ -22,32 +22,31 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Final, TypeVar
 
-from confluent_kafka.admin import AdminClient
-
 from event_streaming_bus.errors import (
     BusError,
     ClosedError,
     InvalidInputError,
     InvalidStateError,
-    OffsetOutOfRangeError,
     StorageError,
     StreamNotFoundError,
 )
 from event_streaming_bus.models import LANES, Position, Receipt, Split, StreamConfig, StreamInfo
 from event_streaming_bus.store.log.base import Append, AppendResult, Condition, Journal, Mark, ScheduledPage
 from event_streaming_bus.store.log.capabilities import Capabilities
-from event_streaming_bus.store.log.group_commit import GroupCommit
+from event_streaming_bus.store.log.group_commit import MAX_WEIGHT, GroupCommit
 from event_streaming_bus.store.log.kafka_changes import Changes
 from event_streaming_bus.store.log.kafka_control import Control, mark_record
+from event_streaming_bus.store.log.kafka_events import to_record
 from event_streaming_bus.store.log.kafka_finding import IdFinder
 from event_streaming_bus.store.log.kafka_groups import Groups
 from event_streaming_bus.store.log.kafka_ids import IdIndex
 from event_streaming_bus.store.log.kafka_offsets import Offsets, TopicPart, UnknownTopicError
+from event_streaming_bus.store.log.kafka_partitions import partition_of
 from event_streaming_bus.store.log.kafka_producer import TransactionalProducer
-from event_streaming_bus.store.log.kafka_reader import OutOfRangeError, Place, Reader
+from event_streaming_bus.store.log.kafka_reader import OutOfRangeError, Place, Reader, out_of_range
 from event_streaming_bus.store.log.kafka_retention import drop_old
 from event_streaming_bus.store.log.kafka_settings import KafkaSettings
-from event_streaming_bus.store.log.kafka_streams import Streams, make_own_topics
+from event_streaming_bus.store.log.kafka_streams import Streams, opened
 from event_streaming_bus.store.log.kafka_topics import topic_of
 from event_streaming_bus.store.log.kafka_writer import KafkaRequest, Writer
 from event_streaming_bus.store.log.record_batch import RecordBatch
@@ -69,24 +68,27 @@ class KafkaLog:
         codec_of_events=False,
         stored_bytes=False,
         retention_by_size_at_once=False,
+        shows_groups=True,
     )
+    partition_of = staticmethod(partition_of)
+    check = staticmethod(to_record)
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
-        self._admin = AdminClient(settings.options())
-        make_own_topics(settings, self._admin)
-        self._offsets = Offsets(self._admin, settings.brokers)
+        self._admin = opened(settings)
+        self._offsets = Offsets(self._admin, settings)
         self._producer = TransactionalProducer(settings)
         self._control = Control(settings, self._offsets, self._producer.abort_abandoned)
         self._index = IdIndex(settings, self._offsets)
         self._reader = Reader(settings)
         self._finder = IdFinder(self._index, self._offsets, self._reader, self._known_place)
-        self._writer = Writer(settings, self._control, self._offsets, self._producer, self._finder.find)
+        self._writer = Writer(settings, self._control, self._offsets, self._producer, self._finder.find, self._index.wrote)
         self._streams = Streams(settings, self._admin, self._control, self._writer)
-        self._groups = Groups(settings, self._admin)
-        self._commits = GroupCommit(self._commit, "esb-kafka-writer")
+        self.groups = Groups(settings, self._admin)
+        self._commits = GroupCommit(self._commit, "esb-kafka-writer", 2 * MAX_WEIGHT)
         self._appended = threading.Condition()
         self._changes = Changes(self._offsets)
+        self._known_ends: dict[Split, int] = {}  # everything before them was decided when they were last asked for
         self._closed = False
 
     # --- streams ------------------------------------------------------------------------------------------------------
@@ -96,7 +98,7 @@ class KafkaLog:
         return self._streams.create(config, stream_id)
 
     def drop_stream(self, stream_id: str) -> None:
-        self._info(stream_id)
+        self.stream_info(stream_id)
         self._reader.forget(frozenset(self._streams.drop(stream_id)))
 
     def set_stream_schema(self, stream_id: str, schema_id: str | None) -> StreamInfo:
@@ -129,7 +131,8 @@ class KafkaLog:
         self._check_open()
         self._control.refresh()
 
-    def _info(self, stream_id: str) -> StreamInfo:
+    def stream_info(self, stream_id: str) -> StreamInfo:
+        """The stream with this id. ``StreamNotFoundError``."""
         self._refresh()
         info = self._control.stream(stream_id)
         if info is None:
@@ -141,7 +144,7 @@ class KafkaLog:
 
     def _place(self, split: Split) -> Place:
         """Where the split is, as of now."""
-        return self._place_in(self._info(split.stream_id), split)
+        return self._place_in(self.stream_info(split.stream_id), split)
 
     def _known_place(self, split: Split) -> Place:
         """Where the split is, as far as is known without asking."""
@@ -191,9 +194,7 @@ class KafkaLog:
     ) -> KafkaRequest:
         self._check_open()
         if condition is not None:
-            raise InvalidStateError(
-                "This append depends on a store in the log's own database, and Kafka has none. Aggregates need an embedded log."
-            )
+            raise InvalidStateError("Kafka has no database for the condition of an append. An outbox around the log has one.")
         return KafkaRequest(appends, marks, journal)
 
     def _commit(self, requests: list[KafkaRequest]) -> None:
@@ -230,7 +231,7 @@ class KafkaLog:
             except UnknownTopicError as error:
                 self._control.refresh(0)
                 for stream_id in stream_ids:
-                    self._info(stream_id)
+                    self.stream_info(stream_id)
                 if time.monotonic() > deadline:
                     raise StorageError(
                         f"The topic {error.args[0]} is missing on the Kafka cluster at {self._settings.brokers}, though its "
@@ -240,48 +241,52 @@ class KafkaLog:
                 time.sleep(_POLL_S)
 
     def read(self, split: Split, offset: int, max_bytes: int = _READ_BYTES) -> list[RecordBatch]:
-        place = self._place(split)
-        part = place.part
+        part = (place := self._place(split)).part
 
         def ask() -> list[RecordBatch]:
+            known = self._known_ends.get(split, 0)
+            if 0 <= offset < known:  # reading a backlog asks nobody how long it is
+                try:
+                    return [*self._reader.read(place, offset, known, max_bytes)]
+                except (OutOfRangeError, StorageError):
+                    self._known_ends.pop(split, None)
             begins, ends = self._offsets.bounds([part])
             begin, end = begins[part], ends[part]
             try:
                 if not begin <= offset <= end:
                     raise OutOfRangeError
-                return [] if offset == end else list(self._reader.read(place, offset, end, max_bytes))
+                found: list[RecordBatch] = [] if offset == end else [*self._reader.read(place, offset, end, max_bytes)]
             except OutOfRangeError as error:
                 begin = self._offsets.begins([part])[part]
-                raise self._out_of_range(split, offset, begin, end) from error
+                raise out_of_range(split, offset, begin, end) from error
+            self._known_ends[split] = end
+            return found
 
         return self._of([split.stream_id], ask)
 
-    def _out_of_range(self, split: Split, offset: int, begin: int, end: int) -> OffsetOutOfRangeError:
-        return OffsetOutOfRangeError(
-            f"{split} holds the offsets {begin} to {end - 1}; {offset} is "
-            + ("no longer kept: retention has dropped it." if 0 <= offset < begin else "outside of them."),
-            begin=begin,
-            end=end,
-        )
-
     def locate(self, tenant_id: str, event_id: str) -> Receipt | None:
-        self._refresh()
-        position: Position | None = self._finder.find(tenant_id, [event_id]).get(event_id)
+        position = self.find_ids(tenant_id, [event_id]).get(event_id)
         return None if position is None else Receipt(event_id, position)
 
+    def find_ids(self, tenant_id: str, event_ids: Sequence[str]) -> dict[str, Position]:
+        """The places of those of the tenant's event ids that the log holds."""
+        self._refresh()
+        return self._finder.find(tenant_id, event_ids)
+
     def begin_offsets(self, stream_id: str) -> dict[Split, int]:
-        parts = self._parts(self._info(stream_id))
+        parts = self._parts(self.stream_info(stream_id))
         begins = self._of([stream_id], lambda: self._offsets.begins(parts))
         return {parts[part]: offset for part, offset in begins.items()}
 
     def end_offsets(self, stream_id: str) -> dict[Split, int]:
-        parts = self._parts(self._info(stream_id))
+        parts = self._parts(self.stream_info(stream_id))
         ends = self._of([stream_id], lambda: self._offsets.ends(parts))
-        return {parts[part]: offset for part, offset in ends.items()}
+        self._known_ends.update(found := {parts[part]: offset for part, offset in ends.items()})
+        return found
 
     def stored_bytes(self, stream_id: str) -> int:
         """0: Kafka's clients are not told."""
-        self._info(stream_id)
+        self.stream_info(stream_id)
         return 0
 
     def offset_for_time(self, split: Split, time_ms: int) -> int:
@@ -299,16 +304,16 @@ class KafkaLog:
                 offset = batch.end_offset
         return end
 
-    # --- positions ----------------------------------------------------------------------------------------------------
+    # --- positions, waiting -------------------------------------------------------------------------------------------
 
     def commit(self, group: str, offsets: Mapping[Split, int]) -> None:
         self._check_open()
         parts = {self._place(split).part: offset for split, offset in offsets.items()}
-        self._of([split.stream_id for split in offsets], lambda: self._groups.commit(group, parts))
+        self._of([split.stream_id for split in offsets], lambda: self.groups.commit(group, parts))
 
     def committed(self, group: str) -> dict[Split, int]:
         self._refresh()
-        committed = self._groups.committed(group)
+        committed = self.groups.committed(group)
         infos = self._control.streams() if committed else ()
         parts = {part: split for info in infos for part, split in self._parts(info).items()}
         return {parts[part]: offset for part, offset in committed.items() if part in parts}
@@ -320,8 +325,6 @@ class KafkaLog:
     def drop_marks(self, owner: str) -> None:
         self._check_open()
         self._writer.exclusively(lambda: [mark_record(owner, key, None) for key in self._control.marks(owner)])
-
-    # --- waiting ------------------------------------------------------------------------------------------------------
 
     def version(self) -> int:
         """As of at most 5 ms ago."""
@@ -382,7 +385,9 @@ class KafkaLog:
             for info in self.list_streams(internal=True)
             if info.config.retention_ms is not None
         }
-        return sum(drop_old(self._settings, self._admin, self._offsets, *each) for each in parts.values())
+        count = sum(drop_old(self._settings, self._admin, self._offsets, *each) for each in parts.values())
+        self._known_ends.clear()  # so that reading looks where the streams begin
+        return count
 
     def close(self) -> None:
         if self._closed:

@@ -13,7 +13,7 @@ when the turn comes is decided, or will be in a moment.
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -22,6 +22,7 @@ from confluent_kafka import Message
 from event_streaming_bus.errors import CorruptLogError, StorageError
 from event_streaming_bus.models import StreamInfo
 from event_streaming_bus.store.log.base import Mark
+from event_streaming_bus.store.log.kafka_batches import offset_of
 from event_streaming_bus.store.log.kafka_offsets import Offsets
 from event_streaming_bus.store.log.kafka_settings import KafkaSettings
 from event_streaming_bus.store.log.kafka_tail import Tail
@@ -119,8 +120,17 @@ class Control:
             time.sleep(_LOOK_S)
         self.catch_up(self._offsets.undecided_ends([control])[control])
 
+    def wrote(self, offsets: Sequence[int], records: Iterable[Record]) -> None:
+        """This process wrote these records, when it was its turn, and they are decided."""
+        with self._reading:
+            if offsets[-1] - offsets[0] + 1 == len(offsets) and self._tail.skip(offsets[0], len(offsets)):
+                for offset, (key, value) in zip(offsets, records, strict=True):
+                    self._apply_record(offset, key, value)
+
     def _apply(self, message: Message) -> None:
-        key, value = message.key() or b"", message.value()
+        self._apply_record(offset_of(message), message.key() or b"", message.value())
+
+    def _apply_record(self, offset: int, key: bytes, value: bytes | None) -> None:
         self.changes += 1
         try:
             if key[:1] == b"s":
@@ -134,9 +144,9 @@ class Control:
                     marks[name] = value
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise CorruptLogError(
-                f"The record with offset {message.offset()} of {self.topic} is damaged: {error}. Only the bus may write there.",
+                f"The record with offset {offset} of {self.topic} is damaged: {error}. Only the bus may write there.",
                 topic=self.topic,
-                offset=message.offset(),
+                offset=offset,
             ) from error
 
     def _apply_stream(self, stream_id: str, value: bytes | None) -> None:

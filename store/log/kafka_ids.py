@@ -24,7 +24,7 @@ from event_streaming_bus.store.log.kafka_settings import KafkaSettings
 from event_streaming_bus.store.log.kafka_tail import Tail
 from event_streaming_bus.store.log.kafka_topics import ids_topic
 from event_streaming_bus.store.sql import load_queries
-from event_streaming_bus.store.sqlite import Database
+from event_streaming_bus.store.sqlite import SqliteDatabase
 
 SQL: Final = load_queries("log/kafka_ids.sql")
 _AT_ONCE: Final = 1000
@@ -85,7 +85,7 @@ class IdIndex:
         self._offsets = offsets
         path = settings.folder / f"kafka-ids-{settings.fingerprint()}.db"
         # OFF: what a power failure takes is read again from the topic, or the file is deleted.
-        self._db = Database(path, synchronous="OFF", tables=SQL["create_tables"])
+        self._db = SqliteDatabase(path, synchronous="OFF", tables=SQL["create_tables"])
         self._lock = threading.Lock()
         self._tail: Tail | None = None
         self._position = 0
@@ -93,19 +93,29 @@ class IdIndex:
     def catch_up(self) -> None:
         """Index everything that was in the topic at this moment, once it is decided."""
         part = (self.topic, 0)
-        until = self._offsets.undecided_ends([part])[part]
         with self._lock:
+            until = self._offsets.undecided_ends([part])[part]
             if self._position >= until:
                 return
             if self._tail is None:
                 self._tail = self._opened(until)
             deadline = time.monotonic() + _CATCH_UP_S
             while self._position < until:
-                messages: list[Message] = []
-                is_there = self._tail.advance(min(until, self._position + _AT_ONCE), messages.append, _SLICE_S)
-                self._keep(messages, self._tail.position)
+                records: list[tuple[int, bytes]] = []
+
+                def take(message: Message, records: list[tuple[int, bytes]] = records) -> None:
+                    records.append((offset_of(message), message.value() or b"\x90"))
+
+                is_there = self._tail.advance(min(until, self._position + _AT_ONCE), take, _SLICE_S)
+                self._keep(records, self._tail.position)
                 if not is_there and time.monotonic() > deadline:
                     raise self._tail.late(until, _CATCH_UP_S)
+
+    def wrote(self, offset: int, value: bytes) -> None:
+        """This process wrote this record, and it is decided."""
+        with self._lock:
+            if self._tail is not None and self._position == offset and self._tail.skip(offset, 1):
+                self._keep([(offset, value)], self._tail.position)
 
     def _opened(self, end: int) -> Tail:
         """The topic from where the index ends, without what the topic no longer keeps."""
@@ -119,14 +129,13 @@ class IdIndex:
         self._position = int(position)
         return Tail(self._settings, self.topic, self._position)
 
-    def _keep(self, messages: list[Message], position: int) -> None:
+    def _keep(self, records: list[tuple[int, bytes]], position: int) -> None:
         with self._db.transaction("indexing ids") as db:
             (there,) = db.execute(SQL["select_position"]).fetchone()
-            for message in messages:
-                record = offset_of(message)
+            for record, value in records:
                 if record < there:
                     continue  # another process of this folder was faster
-                for of_stream in _decode(message.value() or b"\x90"):
+                for of_stream in _decode(value):
                     _insert(db, of_stream, record)
             if position > there:
                 db.execute(SQL["update_position"], (position,))

@@ -5,10 +5,11 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
-from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_INVALID, IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from event_streaming_bus.store.log.kafka_errors import UNKNOWN_TOPIC, bus_error, error_of
+from event_streaming_bus.store.log.kafka_settings import KafkaSettings
 
 TopicPart: TypeAlias = tuple[str, int]
 """A partition of a topic."""
@@ -38,9 +39,9 @@ class UnknownTopicError(Exception):
 class Offsets:
     """Asks for offsets. Safe to use from any thread."""
 
-    def __init__(self, admin: AdminClient, brokers: str) -> None:
+    def __init__(self, admin: AdminClient, settings: KafkaSettings) -> None:
         self._admin = admin
-        self._brokers = brokers
+        self._settings = settings
 
     def begins(self, parts: Iterable[TopicPart]) -> dict[TopicPart, int]:
         """The offset of the oldest record kept. Like all here, ``UnknownTopicError`` where a topic is not there."""
@@ -84,16 +85,23 @@ class Offsets:
         futures = self._send(parts, spec, isolation) if sent is None else sent
         while futures:
             again: list[TopicPart] = []
+            timed_out = False
             for part, future in futures.items():
                 try:
-                    found[part.topic, part.partition] = future.result().offset
+                    offset = future.result().offset
+                    if offset == OFFSET_INVALID:  # no answer, and no error either: while its leader goes, librdkafka does that
+                        raise KafkaException(KafkaError(KafkaError.OFFSET_NOT_AVAILABLE))
+                    found[part.topic, part.partition] = offset
                 except KafkaException as error:
                     reason = error_of(error)
                     if reason.code() in UNKNOWN_TOPIC:
                         raise UnknownTopicError(part.topic) from error
                     if reason.code() not in _NO_LEADER or time.monotonic() > deadline:
-                        raise bus_error(reason, self._brokers, f"asking for the offsets of {part.topic}") from error
+                        raise bus_error(reason, self._settings.brokers, f"asking for the offsets of {part.topic}") from error
+                    timed_out = timed_out or reason.code() == KafkaError._TIMED_OUT
                     again.append((part.topic, part.partition))
+            if timed_out:
+                self._admin = AdminClient(self._settings.options())  # one that has missed a broker can go on waiting for it
             if again:
                 time.sleep(_AGAIN_S)
                 with suppress(KafkaException):

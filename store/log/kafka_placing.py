@@ -6,9 +6,8 @@ from itertools import pairwise
 from typing import TypeAlias
 
 from event_streaming_bus.errors import InvalidStateError
-from event_streaming_bus.models import LANES, EventPriority, Position, Receipt, Split, StreamInfo
+from event_streaming_bus.models import LANES, Event, EventPriority, Position, Receipt, Split, StreamInfo
 from event_streaming_bus.store.log.base import Append, AppendResult
-from event_streaming_bus.store.log.kafka_events import Headers, to_record
 from event_streaming_bus.store.log.kafka_ids import OwnRun, StreamIds, id_hash
 from event_streaming_bus.store.log.kafka_partitions import partition_of
 from event_streaming_bus.store.log.kafka_producer import Delivery
@@ -20,8 +19,8 @@ Seen: TypeAlias = "dict[tuple[str, str], tuple[Placement, int]]"
 class Placement:
     """One ``Append`` in a transaction: which of its events are new, and where they go.
 
-    ``known``: the receipts, by index, of events whose ids were used in earlier transactions. ``seen``: what this transaction has
-    brought before. Raises ``InvalidInputError`` for an event that cannot be written; then nothing has been changed.
+    ``known``: the receipts, by index, of events whose ids were used in earlier transactions.
+    ``seen``: what this transaction has brought before.
     """
 
     def __init__(self, append: Append, info: StreamInfo, known: Mapping[int, Position], seen: Sequence[Seen]) -> None:
@@ -31,10 +30,7 @@ class Placement:
         self._repeats: dict[int, tuple[Placement, int]] = {}
         self._sent: list[tuple[Delivery, int, EventPriority, Sequence[int]]] = []
         _refuse_delays(append)
-        groups = self._groups(seen)
-        events = append.events
-        self._records = {key: [to_record(events[i]) for i in indexes] for key, indexes in groups.items()}
-        self._indexes = groups
+        self._indexes = self._groups(seen)
 
     def _groups(self, seen: Sequence[Seen]) -> dict[tuple[EventPriority, int], list[int]]:
         """The indexes of the new events by lane and partition, in the order given."""
@@ -66,16 +62,13 @@ class Placement:
         for indexes in self._indexes.values():
             seen.update(((tenant_id, events[i].event_id), (self, i)) for i in indexes)
 
-    def send(self, send: Callable[[EventPriority, int, bytes, bytes | None, Headers], Delivery]) -> None:
-        """Hand the new events to ``send(lane, partition, value, key, headers)``."""
-        for (lane, partition), records in self._records.items():
-            delivery = None
-            for value, key, headers in records:
-                delivery = send(lane, partition, value, key, headers)
-            if delivery is not None:
-                rank = delivery.sent - len(records)
-                self._sent.append((delivery, rank, lane, self._indexes[lane, partition]))
-        self._records = {}
+    def send(self, send: Callable[[EventPriority, int, Sequence[Event]], Delivery]) -> None:
+        """Hand the new events to ``send(lane, partition, events)``."""
+        events = self.append.events
+        for (lane, partition), indexes in self._indexes.items():
+            some = events if len(indexes) == len(events) else [events[i] for i in indexes]
+            delivery = send(lane, partition, some)
+            self._sent.append((delivery, delivery.sent - len(indexes), lane, indexes))
 
     # --- once the records have their offsets --------------------------------------------------------------------------
 

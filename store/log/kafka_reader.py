@@ -9,9 +9,9 @@ from typing import Final, TypeVar
 import msgspec
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
-from event_streaming_bus.errors import ClosedError, StorageError
+from event_streaming_bus.errors import ClosedError, OffsetOutOfRangeError, StorageError
 from event_streaming_bus.models import Split
-from event_streaming_bus.store.log.kafka_batches import KafkaBatch, batches_of, void_batch
+from event_streaming_bus.store.log.kafka_batches import ENVELOPE_BYTES, KafkaBatch, batches_of, void_batch
 from event_streaming_bus.store.log.kafka_errors import UNKNOWN_TOPIC, bus_error, kafka_errors
 from event_streaming_bus.store.log.kafka_offsets import REQUEST_S, TopicPart, UnknownTopicError
 from event_streaming_bus.store.log.kafka_settings import KafkaSettings
@@ -21,7 +21,6 @@ _T = TypeVar("_T")
 MAX_CONSUMERS: Final = 24
 _IDLE_S: Final = 20.0
 _AT_ONCE: Final = 2000
-_ENVELOPE_BYTES: Final = 200  # about what an envelope takes
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -34,6 +33,16 @@ class Place(msgspec.Struct, frozen=True):
 
 class OutOfRangeError(Exception):
     """The broker does not keep the offset any more."""
+
+
+def out_of_range(split: Split, offset: int, begin: int, end: int) -> OffsetOutOfRangeError:
+    """The error for an offset that is not there, where these are."""
+    return OffsetOutOfRangeError(
+        f"{split} holds the offsets {begin} to {end - 1}; {offset} is "
+        + ("no longer kept: retention has dropped it." if 0 <= offset < begin else "outside of them."),
+        begin=begin,
+        end=end,
+    )
 
 
 class _Cursor:
@@ -88,12 +97,14 @@ class _Cursor:
         failed: KafkaError | None = None
         while size < max_bytes and (behind is None or behind < until):
             some = self._consumer.consume(_AT_ONCE, 0) or [m for m in [self._consumer.poll(0.02)] if m is not None]
-            for message in some:
+            records = [message for message in some if message.error() is None]
+            size += sum(map(len, records)) + ENVELOPE_BYTES * len(records)
+            messages += records
+            for message in some if len(records) < len(some) else ():
                 error = message.error()
                 if error is None:
-                    messages.append(message)
-                    size += len(message) + _ENVELOPE_BYTES
-                elif error.code() == KafkaError._PARTITION_EOF:
+                    continue
+                if error.code() == KafkaError._PARTITION_EOF:
                     behind = message.offset() or 0
                 elif error.code() in UNKNOWN_TOPIC:
                     raise UnknownTopicError(self.part[0])

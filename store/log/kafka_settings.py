@@ -1,6 +1,7 @@
 """How a Kafka cluster is named and reached: ``kafka://host:9092[,host2:9092]?option=value&...``."""
 
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 
 from event_streaming_bus.errors import InvalidInputError
+from event_streaming_bus.store.database import PostgresPlace, postgres_place
 
 SCHEME: Final = "kafka://"
 _CLIENT_OPTIONS: Final = frozenset(
@@ -59,23 +61,32 @@ _CLIENT_OPTIONS: Final = frozenset(
         "sasl.username",
     }
 )
-_OWN_OPTIONS: Final[tuple[str, ...]] = ("data", "prefix", "replication_factor", "transaction_timeout_ms", "ids_window_ms")
+_SECRET: Final = re.compile(r"password|secret|\.pem$|oauthbearer\.(config|extensions)|keytab|kinit")
+_HIDDEN: Final = "***"
+_OWN_OPTIONS: Final[tuple[str, ...]] = (
+    *("data", "database", "prefix", "replication_factor", "transaction_timeout_ms", "ids_window_ms"),
+)
+DATABASE_VARIABLE: Final = "ESB_DATABASE"
 _BROKER: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?")
 _PREFIX: Final = re.compile(r"[A-Za-z0-9._-]{0,40}")
 _DAY_MS: Final = 86_400_000
+_log: Final = logging.getLogger("event_streaming_bus.kafka")
+_log.addHandler(logging.NullHandler())  # or Python prints what an application without logging does not ask for
 
 
 class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True):
     """A Kafka cluster, and how the bus uses it.
 
     ``brokers``: addresses, separated by commas. ``client``: options of librdkafka by its own names, for every client.
-    ``folder``: the local data folder. ``prefix`` begins the name of every topic, transactional id and group.
-    ``replication_factor``: of new topics, -1 for the brokers' default. ``transaction_timeout_ms``: how long what a process
-    left open when it was killed may hold up others. ``ids_window_ms``: for how long event ids are known.
+    ``folder``: the local data folder. ``database``: what nodes share beside the log, or ``None`` where that is in the folder.
+    ``prefix`` begins the name of every topic, transactional id and group. ``replication_factor``: of new topics, -1 for the
+    brokers' default. ``transaction_timeout_ms``: how long what a process left open when it was killed may hold up others.
+    ``ids_window_ms``: for how long event ids are known.
     """
 
     brokers: str
     folder: Path
+    database: PostgresPlace | None = None
     client: Mapping[str, str] = {}
     prefix: str = ""
     replication_factor: int = -1
@@ -85,9 +96,21 @@ class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True):
     def options(self, **more: Any) -> dict[str, Any]:
         """The options of a client; ``more`` has underscores for the dots of the names."""
         own = {name.replace("_", "."): value for name, value in more.items()}
-        # librdkafka writes to stderr what it only retries; what cannot be retried comes as an error.
-        defaults = {"log_level": 2, "client.id": "event-streaming-bus", "reconnect.backoff.max.ms": 1000}
+        # librdkafka writes to stderr what it only retries; what cannot be retried comes as an error, and to the logger.
+        defaults = {"log_level": 2, "logger": _log, "client.id": "event-streaming-bus", "reconnect.backoff.max.ms": 1000}
         return {"bootstrap.servers": self.brokers, **defaults, **self.client, **own}
+
+    def __repr__(self) -> str:
+        """Without what may be secret: it goes into logs and errors."""
+        client = {name: _HIDDEN if _SECRET.search(name) else value for name, value in self.client.items()}
+        return f"KafkaSettings(brokers={self.brokers!r}, folder={str(self.folder)!r}, prefix={self.prefix!r}, client={client!r})"
+
+    def without_secrets(self, text: str) -> str:
+        """The text with every value that may be secret hidden."""
+        for name, value in self.client.items():
+            if _SECRET.search(name) and value:
+                text = text.replace(value, _HIDDEN)
+        return text
 
     def fingerprint(self) -> str:
         """Names the cluster and the prefix in local file names."""
@@ -102,6 +125,7 @@ def parse_url(url: str, default_folder: str) -> KafkaSettings:
     """The settings that the URL names. ``InvalidInputError`` names the option; no message repeats a value that may be secret.
 
     ``data`` is the local data folder; left out, ``ESB_DATA`` is, unless it is a URL itself, or else ``default_folder``.
+    ``database`` is the URL of a PostgreSQL database; left out, ``ESB_DATABASE`` is.
     """
     parts = urlsplit(url)
     if "@" in parts.netloc:
@@ -124,11 +148,13 @@ def parse_url(url: str, default_folder: str) -> KafkaSettings:
     prefix = own.get("prefix", "")
     if not _PREFIX.fullmatch(prefix):
         raise InvalidInputError("the Kafka URL: prefix: expected at most 40 letters, digits, '.', '_' or '-'", path="prefix")
+    database = own.get("database") or os.environ.get(DATABASE_VARIABLE)
     given = os.environ.get("ESB_DATA") or default_folder
     folder = own.get("data") or (default_folder if is_kafka_url(given) else given.removeprefix("embedded:"))
     return KafkaSettings(
         brokers=",".join(broker if re.search(r":\d+$", broker) else f"{broker}:9092" for broker in brokers),
         folder=Path(folder).expanduser().resolve(),
+        database=postgres_place(database) if database else None,
         client=options,
         prefix=prefix,
         replication_factor=_integer(own, "replication_factor", -1, 1, 32_767),

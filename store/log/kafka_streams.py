@@ -2,34 +2,42 @@
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Final
 
 import msgspec
-from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaError, TopicCollection
+from confluent_kafka.admin import AdminClient, TopicDescription  # type: ignore[attr-defined]
 from confluent_kafka.cimpl import NewTopic
 
 from event_streaming_bus import ids
-from event_streaming_bus.errors import AlreadyExistsError, StreamNotFoundError
+from event_streaming_bus.errors import AlreadyExistsError, StorageError, StreamNotFoundError
 from event_streaming_bus.models import LANES, StreamConfig, StreamInfo
 from event_streaming_bus.store.log.kafka_control import Control, Record, dropped_record, stream_record
-from event_streaming_bus.store.log.kafka_errors import UNKNOWN_TOPIC, bus_error, error_of, kafka_errors
+from event_streaming_bus.store.log.kafka_controller import ask_controller
+from event_streaming_bus.store.log.kafka_errors import UNKNOWN_TOPIC, bus_error
 from event_streaming_bus.store.log.kafka_offsets import REQUEST_S
+from event_streaming_bus.store.log.kafka_opening import admin_client, reach
 from event_streaming_bus.store.log.kafka_settings import KafkaSettings
 from event_streaming_bus.store.log.kafka_topics import check_names, own_topics, topic_of, topics_of
 from event_streaming_bus.store.log.kafka_writer import Writer
 from event_streaming_bus.store.log.streams import check_config, check_same
 
-OPEN_S: Final = 10.0
-"""How long opening waits for a broker to answer."""
+OPEN_S: Final = 5.0
+"""How long opening waits for brokers and controllers to answer: with the start of a process, less than ten seconds."""
 _LOOK_S: Final = 0.005
 
 
-def make_own_topics(settings: KafkaSettings, admin: AdminClient) -> None:
-    """Make the topics of the bus's own records unless they are there."""
-    with kafka_errors(settings.brokers, "opening the log"):
-        admin.cluster_id(timeout=OPEN_S)  # is anybody there?
-    _make_topics(settings, admin, own_topics(settings))
+def opened(settings: KafkaSettings) -> AdminClient:
+    """A client of the cluster, which has the topics of the bus's own records. ``InvalidInputError`` if the options are refused,
+    ``StorageError`` if no broker lets it in or they cannot be made, within about ``OPEN_S``."""
+    started = time.monotonic()
+    there = reach(settings, OPEN_S)
+    admin = admin_client(settings)
+    wanted = [topic for topic in own_topics(settings) if there.get(topic.topic) != [True] * topic.num_partitions]
+    if wanted:
+        _make_topics(settings, admin, wanted, max(1.0, started + OPEN_S - time.monotonic()))
+    return admin
 
 
 class Streams:
@@ -81,14 +89,16 @@ class Streams:
 
         def decide() -> Sequence[Record]:
             info = self._known(stream_id)
-            topics.extend(topic_of(self._settings.prefix, info.config, lane) for lane in LANES)
-            futures = self._admin.delete_topics(topics, operation_timeout=REQUEST_S, request_timeout=REQUEST_S)
-            for topic, future in futures.items():
-                try:
-                    future.result()
-                except KafkaException as error:
-                    if error_of(error).code() not in UNKNOWN_TOPIC:
-                        raise bus_error(error_of(error), self._settings.brokers, f"dropping the topic {topic}") from error
+            topics[:] = [topic_of(self._settings.prefix, info.config, lane) for lane in LANES]  # a transaction may be done again
+            doing = f"dropping the stream {info.name}"
+
+            def ask(names: list[str], timeout_s: float) -> dict[str, Future[None]]:
+                return self._admin.delete_topics(names, operation_timeout=timeout_s, request_timeout=timeout_s)
+
+            _, refused = ask_controller(self._settings.brokers, self._admin, ask, topics, doing, REQUEST_S)
+            for topic, reason in refused.items():
+                if reason.code() not in UNKNOWN_TOPIC:
+                    raise bus_error(reason, self._settings.brokers, f"dropping the topic {topic}")
             return (dropped_record(stream_id),)
 
         self._writer.exclusively(decide)
@@ -114,9 +124,9 @@ class Streams:
         return info
 
 
-def _make_topics(settings: KafkaSettings, admin: AdminClient, topics: list[NewTopic]) -> None:
+def _make_topics(settings: KafkaSettings, admin: AdminClient, topics: list[NewTopic], timeout_s: float = REQUEST_S) -> None:
     """Make those topics that are not there; those that are must have as many partitions, or none is made."""
-    there = _partitions(settings, admin, [topic.topic for topic in topics])
+    there = _partitions(settings, admin, [topic.topic for topic in topics], timeout_s)
     for topic in topics:
         count = len(there.get(topic.topic, ()))
         if topic.topic in there and count != topic.num_partitions:
@@ -127,20 +137,29 @@ def _make_topics(settings: KafkaSettings, admin: AdminClient, topics: list[NewTo
     missing = [topic for topic in topics if topic.topic not in there]
     if not missing:
         return
-    with kafka_errors(settings.brokers, "making topics"):
-        futures = admin.create_topics(missing, operation_timeout=REQUEST_S, request_timeout=REQUEST_S)
-    for name, future in futures.items():
-        try:
-            future.result()
-        except KafkaException as error:
-            reason = error_of(error)
-            if reason.code() == KafkaError.TOPIC_EXCEPTION and "collides" in reason.str():
-                raise AlreadyExistsError(
-                    f"The topic {name} cannot be made: to Kafka, names that differ only in '.' and '_' collide "
-                    f"({reason.str()}). Give the stream another name."
-                ) from error
-            if reason.code() != KafkaError.TOPIC_ALREADY_EXISTS:  # made by another process at this moment
-                raise bus_error(reason, settings.brokers, f"making the topic {name}") from error
+    by_name = {topic.topic: topic for topic in missing}
+
+    def ask(names: list[str], request_s: float) -> dict[str, Future[None]]:
+        wanted = [by_name[name] for name in names]
+        return admin.create_topics(wanted, operation_timeout=request_s, request_timeout=request_s)
+
+    doing = f"making the topics {', '.join(by_name)}"
+    _, refused = ask_controller(settings.brokers, admin, ask, list(by_name), doing, timeout_s)
+    for name, reason in refused.items():
+        if reason.code() == KafkaError.TOPIC_EXCEPTION and "collides" in reason.str():
+            raise AlreadyExistsError(
+                f"The topic {name} cannot be made: to Kafka, names that differ only in '.' and '_' collide "
+                f"({reason.str()}). Give the stream another name."
+            )
+        if reason.code() == KafkaError.INVALID_REPLICATION_FACTOR:
+            said = reason.str().rstrip(".")
+            raise StorageError(
+                f"The topic {name} cannot be made on the Kafka cluster at {settings.brokers}: {said}. Expected a "
+                "replication_factor in the URL (or default.replication.factor of the brokers) of at most the number of brokers.",
+                topic=name,
+            )
+        if reason.code() != KafkaError.TOPIC_ALREADY_EXISTS:  # made by another process at this moment
+            raise bus_error(reason, settings.brokers, f"making the topic {name}")
     _await_leaders(settings, admin, missing)
 
 
@@ -154,13 +173,17 @@ def _await_leaders(settings: KafkaSettings, admin: AdminClient, topics: list[New
         time.sleep(_LOOK_S)
 
 
-def _partitions(settings: KafkaSettings, admin: AdminClient, topics: list[str]) -> dict[str, list[bool]]:
+def _partitions(
+    settings: KafkaSettings, admin: AdminClient, topics: list[str], timeout_s: float = REQUEST_S
+) -> dict[str, list[bool]]:
     """Of each topic that is there, whether its partitions have a leader. Asking makes no topic, as other requests may."""
-    found: dict[str, list[bool]] = {}
-    for topic, future in admin.describe_topics(TopicCollection(topics), request_timeout=REQUEST_S).items():
-        try:
-            found[topic] = [partition.leader is not None for partition in future.result().partitions]
-        except KafkaException as error:
-            if error_of(error).code() not in UNKNOWN_TOPIC:
-                raise bus_error(error_of(error), settings.brokers, f"looking at the topic {topic}") from error
-    return found
+
+    def ask(names: list[str], request_s: float) -> dict[str, Future[TopicDescription]]:
+        return admin.describe_topics(TopicCollection(names), request_timeout=request_s)
+
+    doing = f"looking at the topics {', '.join(topics)}"
+    found, refused = ask_controller(settings.brokers, admin, ask, topics, doing, timeout_s)
+    for topic, reason in refused.items():
+        if reason.code() not in UNKNOWN_TOPIC:
+            raise bus_error(reason, settings.brokers, f"looking at the topic {topic}")
+    return {topic: [partition.leader is not None for partition in each.partitions] for topic, each in found.items()}

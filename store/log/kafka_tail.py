@@ -40,11 +40,23 @@ class Tail:
             self._consumer.assign([TopicPartition(topic, 0, offset)])
         self._failed: KafkaError | None = None
         self.position = offset
-        """Everything before it has been handed out."""
+        """Everything before it has been handed out, or is known without."""
+        self._own_end: int | None = None
+
+    def skip(self, first: int, count: int) -> bool:
+        """So many records from ``first`` on are this process's own, of a decided transaction, and known: they need not be read,
+        which would take as long as the brokers wait for more. ``False`` if others' may lie before them: then they must be."""
+        if self.position != first:
+            return False
+        self.position = self._own_end = first + count
+        return True
 
     def advance(self, until: int, apply: Callable[[Message], None], timeout_s: float) -> bool:
         """Hand out the records up to ``until`` at least; ``False`` if the time ran out first. An offset is reached when
-        everything before it is decided and has been handed out."""
+        everything before it is decided and has been handed out. After ``skip``, ``until`` must have been looked up later, or be a
+        last stable offset."""
+        if self.position == self._own_end and until == self._own_end + 1:
+            self.position = until  # where there is but one offset, it is the end of that transaction
         deadline = time.monotonic() + timeout_s
         while self.position < until:
             message = self._consumer.poll(min(0.05, timeout_s))
@@ -52,8 +64,9 @@ class Tail:
             if message is None:
                 pass
             elif error is None:
-                apply(message)
-                self.position = offset_of(message) + 1
+                if offset_of(message) >= self.position:
+                    apply(message)
+                    self.position = offset_of(message) + 1
                 continue
             elif error.code() == KafkaError._PARTITION_EOF:
                 self.position = max(self.position, message.offset() or 0)

@@ -2,19 +2,19 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Final, TypeVar
 
-from event_streaming_bus.errors import BusError, FencedError, LostTransactionError, StorageError, StreamNotFoundError
-from event_streaming_bus.models import EventPriority, Position
+from event_streaming_bus.errors import BusError, FencedError, LostTransactionError, StorageError, StreamChangedError, StreamNotFoundError
+from event_streaming_bus.models import Event, EventPriority, Position
 from event_streaming_bus.store.log.base import Append, AppendResult, Journal, Mark
 from event_streaming_bus.store.log.kafka_control import TURN_S, Control, Record, record_of
-from event_streaming_bus.store.log.kafka_events import Headers
+from event_streaming_bus.store.log.kafka_events import to_records
 from event_streaming_bus.store.log.kafka_ids import encode_ids
 from event_streaming_bus.store.log.kafka_offsets import Offsets, TopicPart, UnknownTopicError
 from event_streaming_bus.store.log.kafka_placing import Placement, Seen
-from event_streaming_bus.store.log.kafka_producer import Delivery, TransactionalProducer
+from event_streaming_bus.store.log.kafka_producer import Delivery, InterleavedError, TransactionalProducer
 from event_streaming_bus.store.log.kafka_settings import KafkaSettings
 from event_streaming_bus.store.log.kafka_topics import ids_topic, topic_of, turns_topic
 
@@ -47,17 +47,25 @@ class KafkaRequest:
 class Writer:
     """Writes transactions, one at a time. Safe to use from any thread.
 
-    ``find`` is called when it is this writer's turn, so that everything written before is known.
+    ``find`` is called when it is this writer's turn, so that everything written before is known. ``wrote_ids`` is told the offset
+    and the value of what went to the topic of ids.
     """
 
     def __init__(
-        self, settings: KafkaSettings, control: Control, offsets: Offsets, producer: TransactionalProducer, find: Find
+        self,
+        settings: KafkaSettings,
+        control: Control,
+        offsets: Offsets,
+        producer: TransactionalProducer,
+        find: Find,
+        wrote_ids: Callable[[int, bytes], None],
     ) -> None:
         self._settings = settings
         self._control = control
         self._offsets = offsets
         self._producer = producer
         self._find = find
+        self._wrote_ids = wrote_ids
         self._lock = threading.Lock()
 
     def write(self, requests: Sequence[KafkaRequest]) -> list[Outcome]:
@@ -80,16 +88,20 @@ class Writer:
 
     def _decided(self, write: "Callable[[Transaction], _T]") -> _T:
         """Commit what ``write`` does, and wait until it can be read; after an error nothing of it is left. What the brokers give
-        up is done again, once: when one of them fails, they may lose count of what this producer has sent."""
+        up is done again, once: when one of them fails, they may lose count of what this producer has sent. So is what others'
+        records lie between."""
         try:
             return self._attempt(write)
+        except InterleavedError:
+            pass
         except LostTransactionError:
             self._producer.discard()
-            return self._attempt(write)
+        self._producer.report_each()
+        return self._attempt(write)
 
     def _attempt(self, write: "Callable[[Transaction], _T]") -> _T:
         self._producer.begin()
-        transaction = Transaction(self._settings, self._control, self._producer, self._find)
+        transaction = Transaction(self._settings, self._control, self._producer, self._find, self._wrote_ids)
         try:
             result = write(transaction)
             self._producer.flush()
@@ -101,16 +113,17 @@ class Writer:
         except BaseException:
             self._producer.abort()
             raise
-        self._await(deliveries)
+        transaction.tell(self._await(deliveries))
         return result
 
     def _vanished(self, error: UnknownTopicError) -> BusError:
         (topic,) = error.args
         return StreamNotFoundError(f"The topic {topic} was dropped.", topic=topic)
 
-    def _await(self, deliveries: Iterable[Delivery]) -> None:
+    def _await(self, deliveries: Iterable[Delivery]) -> set[TopicPart]:
         """Wait until what was committed can be read: the brokers acknowledge a commit before they tell the partitions. Beyond
-        ``TURN_S`` the transactions of others hold it back: it is safe, and comes when those are decided."""
+        ``TURN_S`` the transactions of others hold it back: it is safe, and comes when those are decided. Returns where it is."""
+        readable: set[TopicPart] = set()
         last = {delivery.part: delivery.offsets[-1] for delivery in deliveries}
         deadline = time.monotonic() + TURN_S
         while last and time.monotonic() < deadline:
@@ -119,9 +132,11 @@ class Writer:
             except UnknownTopicError as error:
                 last.pop(next(part for part in last if part[0] == error.args[0]))
                 continue
-            last = {part: offset for part, offset in last.items() if ends[part] <= offset}
+            readable |= {part for part, offset in last.items() if ends[part] > offset}
+            last = {part: offset for part, offset in last.items() if part not in readable}
             if last:
                 time.sleep(_LOOK_S)
+        return readable
 
     def close(self) -> None:
         with self._lock:
@@ -131,22 +146,41 @@ class Writer:
 class Transaction:
     """What goes into one transaction of the producer."""
 
-    def __init__(self, settings: KafkaSettings, control: Control, producer: TransactionalProducer, find: Find) -> None:
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        control: Control,
+        producer: TransactionalProducer,
+        find: Find,
+        wrote_ids: Callable[[int, bytes], None],
+    ) -> None:
         self._settings = settings
         self._control = control
         self._producer = producer
         self._find = find
+        self._wrote_ids = wrote_ids
         self._has_turn = False
         self._known: dict[tuple[str, str], Position] = {}
         self._seen: Seen = {}
         self._unseen: list[Placement] = []  # of new ids, not yet in _seen
         self._marks: dict[tuple[str, str], bytes] = {}
+        self._controls: list[Record] = []
+        self._in_control: Delivery | None = None
+        self._ids = b""
+        self._in_ids: Delivery | None = None
+
+    def tell(self, readable: Collection[TopicPart]) -> None:
+        """It is decided, and can be read in these partitions: what it wrote for the bus itself need not be read to be known."""
+        if self._in_control is not None and self._in_control.part in readable:
+            self._control.wrote(self._in_control.offsets, self._controls)
+        if self._in_ids is not None and self._in_ids.part in readable:
+            self._wrote_ids(self._in_ids.offsets[0], self._ids)
 
     def take_turn(self) -> None:
         """Wait until everything that others began to write before is decided, and known here."""
         if self._has_turn:
             return
-        delivery = self._producer.send((turns_topic(self._settings), 0), None, b"ticket", [])
+        delivery = self._producer.send((turns_topic(self._settings), 0), None, b"ticket")
         self._producer.flush()
         self._control.await_turn(delivery.offsets[-1])
         self._has_turn = True
@@ -154,7 +188,8 @@ class Transaction:
     def send_control(self, records: Iterable[Record]) -> None:
         """Write to the control topic, which only whose turn it is may do."""
         for key, value in records:
-            self._producer.send((self._control.topic, 0), value, key, [])
+            self._controls.append((key, value))
+            self._in_control = self._producer.send((self._control.topic, 0), value, key)
 
     def write(self, requests: Sequence[KafkaRequest]) -> list[Outcome]:
         """Send what the requests append and what their journals tell of it."""
@@ -166,11 +201,15 @@ class Transaction:
         placed: list[list[Placement] | BusError] = []
         for request in requests:
             try:
-                placed.append(self._admit(request))
+                placements = self._admit(request)
             except StorageError:
                 raise
             except BusError as error:
                 placed.append(error)
+                continue
+            self.send_control(map(record_of, request.marks))
+            self._send(placements)  # an error here is one of the whole transaction: a part of the request may have been sent
+            placed.append(placements)
         self._producer.flush()
         outcomes = [each if isinstance(each, BusError) else [p.result() for p in each] for each in placed]
         journals = self._tell(requests, outcomes)
@@ -179,7 +218,8 @@ class Transaction:
             self._producer.flush()
             written += [placement.ids() for placement in journals]
         if told := [each for each in written if each is not None]:
-            self._producer.send((ids_topic(self._settings), 0), encode_ids(told), None, [])
+            self._ids = encode_ids(told)
+            self._in_ids = self._producer.send((ids_topic(self._settings), 0), self._ids)
         return outcomes
 
     def _look_up(self, appends: Sequence[Append]) -> None:
@@ -193,7 +233,7 @@ class Transaction:
             self._known.update(((tenant_id, event_id), position) for event_id, position in found.items())
 
     def _admit(self, request: KafkaRequest) -> list[Placement]:
-        """Send what a request appends and its marks. A ``BusError`` refuses it, and nothing of it was sent."""
+        """Decide where the events of a request go. A ``BusError`` refuses it."""
         marks = dict(self._marks)
         for mark in request.marks:
             key = mark.owner, mark.key
@@ -207,8 +247,6 @@ class Transaction:
         placements = self._place(request.appends)
         for mark in request.marks:
             self._marks[mark.owner, mark.key] = mark.value
-        self.send_control(map(record_of, request.marks))
-        self._send(placements)
         return placements
 
     def _place(self, appends: Sequence[Append]) -> list[Placement]:
@@ -222,6 +260,8 @@ class Transaction:
             info = self._control.stream(append.stream_id)
             if info is None:
                 raise StreamNotFoundError(f"There is no stream with the id '{append.stream_id}'.", stream=append.stream_id)
+            if append.checked is not None and append.checked != info.config:
+                raise StreamChangedError
             known: dict[int, Position] = {}
             if not append.new_ids and self._known:
                 keys = ((i, (info.tenant_id, event.event_id)) for i, event in enumerate(append.events))
@@ -237,11 +277,9 @@ class Transaction:
             topics = {lane: topic_of(self._settings.prefix, placement.info.config, lane) for lane in EventPriority}
 
             def send(
-                lane: EventPriority, partition: int, value: bytes, key: bytes | None, headers: Headers,
-                topics: dict[EventPriority, str] = topics,
-            ) -> Delivery:  # fmt: skip
-                part: TopicPart = topics[lane], partition
-                return self._producer.send(part, value, key, headers)
+                lane: EventPriority, partition: int, events: Sequence[Event], topics: dict[EventPriority, str] = topics
+            ) -> Delivery:
+                return self._producer.send_all((topics[lane], partition), len(events), to_records(events))
 
             placement.send(send)
             if placement.append.new_ids:

@@ -203,7 +203,7 @@ class RecordBatch:
                 columns = _decoder.decode(decompress(self._stored.codec, self._stored.body))
             except (msgspec.DecodeError, CorruptLogError) as error:
                 raise self.damaged(str(error)) from error
-            version, count, *columns = columns
+            version, count, *columns = columns if len(columns) > 1 else (None, 0)
             if version not in _LACKING or count != self._stored.count:
                 raise self.damaged("its header does not fit its contents")
             self._columns = columns + [[None]] * _LACKING[version]

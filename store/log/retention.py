@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from event_streaming_bus.errors import CorruptLogError
+from event_streaming_bus.fault_points import fault_point
 from event_streaming_bus.models import Split
 from event_streaming_bus.store.log.stored import SQL, id_hash, verified
 from event_streaming_bus.store.log.writer import StreamPlace
@@ -77,6 +78,7 @@ def drop_batches(db: sqlite3.Connection, place: StreamPlace, batches: list[OldBa
         db.execute(SQL["delete_batch"], (old.batch_no,))
         begins[old.split_no] = old.base_offset + old.count
         sizes[old.split_no] += old.stored_bytes
+    fault_point("retention.batches")
     for split_no, begin in begins.items():
         db.execute(SQL["update_split_begin"], (begin, sizes[split_no], split_no))
     return sum(old.count for old in batches)

@@ -17,10 +17,13 @@ def read_batches(
     size, next_offset = 0, max(offset, 0)
     for row in db.execute(SQL["select_batches"], {"split_no": split_no, "offset": offset}):
         base_offset, count, *_, body, _ = row
-        if base_offset + count <= next_offset:
-            continue  # the batch in front of the offset ends before it
-        if base_offset > next_offset or (batches and size + len(body) > max_bytes):
-            break
+        try:
+            if base_offset + count <= next_offset:
+                continue  # the batch in front of the offset ends before it
+            if base_offset > next_offset or (batches and size + len(body) > max_bytes):
+                break
+        except TypeError:
+            pass  # a damaged row, as is told now
         try:
             batches.append(verified(split, row))
         except CorruptLogError:

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import struct
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -33,16 +34,33 @@ def hash_of(text: str) -> int:
 
 
 def stored_batch(row: Sequence[int | bytes]) -> tuple[StoredBatch, int]:
-    """``(batch, checksum)`` of a row ``base_offset, count, codec, min and max timestamp, appended_at, body, checksum``."""
-    base, count, codec, low, high, appended, body, digest = row
+    """``(batch, checksum)`` of a row ``base_offset, count, codec, min and max timestamp, appended_at, body, checksum``.
+
+    Raises ``ValueError`` for a row that holds anything else: SQLite keeps whatever a damaged page says.
+    """
+    *numbers, body, digest = row
+    if not all(type(number) is int for number in (*numbers, digest)) or not isinstance(body, bytes):
+        raise ValueError("its row holds values of other kinds")
+    base, count, codec, low, high, appended = numbers
+    if not 0 <= codec < len(CODECS):  # type: ignore[operator]
+        raise ValueError(f"there is no codec {codec!r}")
     return StoredBatch(base, count, CODECS[codec], low, high, appended, body), digest  # type: ignore[arg-type,index,return-value]
 
 
 def verified(split: Split, row: Sequence[int | bytes]) -> RecordBatch:
     """The record batch of a row, its checksum verified. ``CorruptLogError`` names it if it is damaged."""
-    stored, digest = stored_batch(row)
+    try:
+        stored, digest = stored_batch(row)
+    except ValueError as error:
+        base, count = (number if isinstance(number, int) else 0 for number in row[:2])
+        unread = StoredBatch(base, max(count, 1), CompressionType.NONE, 0, 0, 0, b"")
+        raise RecordBatch(split, unread).damaged(str(error)) from None
     batch = RecordBatch(split, stored)
-    if checksum(split, stored) != digest:
+    try:
+        is_whole = checksum(split, stored) == digest
+    except struct.error:  # a number that no batch can have
+        is_whole = False
+    if not is_whole:
         raise batch.damaged("its checksum does not fit its contents")
     return batch
 

@@ -13,6 +13,7 @@ import msgspec
 
 from event_streaming_bus import ids
 from event_streaming_bus.errors import FencedError, StreamChangedError, StreamNotFoundError
+from event_streaming_bus.fault_points import fault_point
 from event_streaming_bus.models import (
     CompressionType,
     Event,
@@ -239,6 +240,7 @@ class Transaction:
                     Event(ids.new_id(ids.EVENT), "log.released", self._now_ms, d, tenant_id=place.info.tenant_id) for d in told
                 ]
                 self._place(Append(stream_id, events, new_ids=True), place)
+        fault_point("scheduled.released")
         return len(due)
 
     def _groups(
@@ -319,8 +321,10 @@ class Transaction:
                     hashes = [(id_hash(tail.tenant_id, tail.events[i].event_id), batch_no) for i in explicit]
                     self._db.executemany(SQL["insert_event_id"], hashes)
                 written += len(stored.body)
+                fault_point("log.batch")
             if tail.events:
                 self._db.execute(SQL["update_split_end"], (tail.end, written, tail.split_no))
+        fault_point("log.written")
 
     def _insert(self, tail: _Tail, stored: StoredBatch, self_indexed: Sequence[str], explicit: int) -> int:
         cursor = self._db.execute(

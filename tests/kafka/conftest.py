@@ -9,5 +9,6 @@ import kafka_broker
 
 collect_ignore = []
 if kafka_broker.jars() is None:
-    needy = {path.name for path in Path(__file__).parent.glob("test_kafka_*.py")} - {"test_kafka_settings.py"}
+    needy = {path.name for kind in ("kafka", "migration") for path in Path(__file__).parent.glob(f"test_{kind}*.py")}
+    needy -= {"test_kafka_settings.py"}
     collect_ignore = sorted(needy)

@@ -6,7 +6,6 @@ import kafka_broker
 import pytest
 
 from event_streaming_bus.bus import Bus, open_bus
-from event_streaming_bus.errors import InvalidStateError
 from event_streaming_bus.models import EventConfig
 from event_streaming_bus.store.history.history import History
 from event_streaming_bus.store.storage import open_storage
@@ -41,19 +40,3 @@ async def test_publishing_an_id_again_appends_nothing_and_history_is_told_once(b
         assert history.catch_up() == 0
     finally:
         history.close()
-
-
-async def test_an_event_that_is_to_come_later_is_refused(bus: Bus) -> None:
-    with pytest.raises(InvalidStateError, match="cannot keep events aside"):
-        await bus.publishing.publish_event(EventConfig(event_type="t", deliver_at="2030-01-01T00:00:00Z"), {}, stream_id="orders")
-
-
-async def test_consumer_groups_are_refused(bus: Bus) -> None:
-    with pytest.raises(InvalidStateError, match="consumer groups need an embedded log"):
-        await bus.consumer("readers", ["orders"]).poll()
-
-
-async def test_aggregates_are_refused_and_nothing_of_them_is_kept(bus: Bus) -> None:
-    with pytest.raises(InvalidStateError, match="Aggregates need an embedded log"):
-        await bus.sourcing.append_event("o-1", "Order", {"total": 1}, "order.created", 0, stream="orders")
-    assert [event.event_id for event in read_all(bus, "orders")] == ["order-1"]

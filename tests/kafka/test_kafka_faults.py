@@ -12,7 +12,8 @@ import kafka_broker
 import pytest
 from confluent_kafka import Producer
 
-from event_streaming_bus.errors import FencedError
+from event_streaming_bus import ids
+from event_streaming_bus.errors import FencedError, PayloadTooLargeError
 from event_streaming_bus.models import Event, EventPriority, Split, StreamConfig, StreamInfo
 from event_streaming_bus.store.log.base import Append, Mark
 from event_streaming_bus.store.log.kafka import KafkaLog
@@ -126,6 +127,47 @@ def test_what_an_aborted_transaction_leaves_is_passed_over(log: KafkaLog, url: s
     log.append([Append(stream.stream_id, [Event("b", "t", 0, b"2")])])
     assert log.wait({split_of(stream): end}, 5)
     assert [event.event_id for event in read(log, stream)] == ["a", "b"]
+
+
+def test_what_follows_an_append_that_was_taken_back_is_written(log: KafkaLog) -> None:
+    stream = log.create_stream(StreamConfig(name="s"))
+    for n in range(5):
+        spoilt = [Event(f"never-{n}", "t", 0, b"x" * 9), Event("large", "t", 0, b"x" * (9 << 20))]
+        with pytest.raises(PayloadTooLargeError):
+            log.append([Append(stream.stream_id, spoilt)], marks=[Mark("spoilt", "k", None, b"1")])
+        there = log.marks("owner").get("k")
+        log.append([Append(stream.stream_id, [Event(f"e{n}", "t", 0, b"")])], marks=[Mark("owner", "k", there, b"%d" % n)])
+        assert (log.marks("owner"), log.marks("spoilt")) == ({"k": b"%d" % n}, {})
+    assert [event.event_id for event in read(log, stream)] == [f"e{n}" for n in range(5)]
+
+
+def test_receipts_are_right_where_several_write_to_a_partition_at_once(log: KafkaLog, url: str) -> None:
+    stream, logs = log.create_stream(StreamConfig(name="s")), [log, KafkaLog(parse_url(url, "unused"))]
+    told: dict[str, int] = {}
+    together = threading.Barrier(2)
+
+    def write(mine: KafkaLog) -> None:
+        for _ in range(3):
+            together.wait()
+            # More than what fits in one request, so that those of the other come between.
+            events = [Event(event_id, "t", 0, b"x" * 1000) for event_id in ids.new_ids(ids.EVENT, 3000)]
+            (result,) = mine.append([Append(stream.stream_id, events, new_ids=True)])
+            told.update((receipt.event_id, receipt.position.offset) for receipt in result.receipts())
+
+    threads = [threading.Thread(target=write, args=(each,)) for each in logs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    logs[1].close()
+    found: dict[str, int] = {}
+    offset = 0
+    while batches := log.read(split_of(stream), offset):
+        for batch in batches:
+            found.update((event_id, batch.offset + i) for i, event_id in enumerate(batch.column("event_id")))
+        offset = batches[-1].end_offset
+    assert len(told) == 2 * 3 * 3000
+    assert found == told
 
 
 def test_an_open_transaction_of_others_holds_back_no_append_but_reading(log: KafkaLog, url: str) -> None:

@@ -207,7 +207,7 @@ def test_conditions_are_refused(log: KafkaLog, stream: StreamInfo) -> None:
         def appended(self, db: object, results: object) -> None:
             pass
 
-    with pytest.raises(InvalidStateError, match="Aggregates need an embedded log"):
+    with pytest.raises(InvalidStateError, match="An outbox around the log has one"):
         log.append([Append(stream.stream_id, [Event("e", "t", 0, b"")])], condition=Always())
 
 
