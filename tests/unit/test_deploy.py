@@ -1,9 +1,9 @@
-"""Files under deploy/ beside the code that they speak of: options, ports, paths, names of variables, times."""
+"""Files under deploy/ beside the code that they speak of: options, ports, paths, names of variables, times. Those for Kubernetes
+have tests of their own."""
 
 import json
 import os
 import re
-import shutil
 import stat
 import subprocess
 import sys
@@ -11,49 +11,48 @@ import urllib.request
 from collections.abc import Iterator
 from configparser import RawConfigParser
 from pathlib import Path
-from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from deploying import (
+    COMPOSE,
+    CONTAINER,
+    DEPLOY,
+    DOCKERFILE,
+    EXAMPLES,
+    HEALTHCHECK,
+    NODE_CONTAINER,
+    NODE_POD,
+    POD,
+    ROOT,
+    SERVICES,
+    UNIT,
+    options_of,
+    tool,
+)
 from running import ESB, served
 
 import event_streaming_bus
 from event_streaming_bus.access.model import Role
 from event_streaming_bus.access.permissions import allows
-from event_streaming_bus.api import health, metrics
+from event_streaming_bus.api import metrics
 from event_streaming_bus.api.server import _DRAIN_S, check_reach
-from event_streaming_bus.cli.main import cli
 from event_streaming_bus.errors import InvalidInputError
 from event_streaming_bus.flows.supervisor import STOP_TIMEOUT_S
+from event_streaming_bus.store.database import postgres_place
+from event_streaming_bus.store.log.kafka_settings import parse_url
 from event_streaming_bus.store.server_calls import SERVER_FILE
 
-ROOT = Path(__file__).parents[2]
-DEPLOY = ROOT / "deploy"
-DOCKERFILE = (DEPLOY / "docker/Dockerfile").read_text("utf-8")
-COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text("utf-8"))
-SERVICES: dict[str, Any] = COMPOSE["services"]
-UNIT = (DEPLOY / "systemd/event-streaming-bus.service").read_text("utf-8")
-MANIFESTS = {
-    path.relative_to(DEPLOY / "kubernetes").as_posix(): yaml.safe_load(path.read_text("utf-8"))
-    for path in sorted((DEPLOY / "kubernetes").rglob("*.yaml"))
-}
-POD = MANIFESTS["statefulset.yaml"]["spec"]["template"]["spec"]
-(CONTAINER,) = POD["containers"]
-HEALTHCHECK = DEPLOY / "docker/healthcheck.py"
 STARTS = {
     "Dockerfile": json.loads(re.findall(r"^CMD (.*)$", DOCKERFILE, re.M)[-1]),
     "compose": SERVICES["bus"]["command"],
+    "compose, second node": SERVICES["bus-2"]["command"],
     "kubernetes": CONTAINER["args"],
+    "kubernetes, several nodes": NODE_CONTAINER["args"],
     "systemd": re.findall(r"^ExecStart=/opt/\S+/esb (.*)$", UNIT, re.M)[0].split(),
 }
 SHORTEST_STOP_S = _DRAIN_S + STOP_TIMEOUT_S + 10
-
-
-def options_of(words: list[str]) -> dict[str, Any]:
-    """What ``esb serve`` makes of these arguments. Raises ``click.UsageError`` for one that it does not know."""
-    command = cli.get_command(cli.make_context("esb", ["version"]), words[0])
-    assert command is not None
-    return command.make_context("serve", words[1:]).params
 
 
 # --- how the server is started ----------------------------------------------------------------------------------------
@@ -73,8 +72,9 @@ def test_the_server_understands_how_it_is_started(place: str) -> None:
 
 def test_there_is_time_for_an_orderly_stop() -> None:
     seconds = [
-        int(SERVICES["bus"]["stop_grace_period"].removesuffix("s")),
+        *(int(SERVICES[name]["stop_grace_period"].removesuffix("s")) for name in ("bus", "bus-2")),
         POD["terminationGracePeriodSeconds"],
+        NODE_POD["terminationGracePeriodSeconds"],
         int(re.findall(r"^TimeoutStopSec=(\d+)$", UNIT, re.M)[0]),
     ]
     assert min(seconds) >= SHORTEST_STOP_S
@@ -84,7 +84,7 @@ def test_variables_are_those_that_the_code_reads() -> None:
     text = "".join(path.read_text("utf-8") for path in files() if path.suffix != ".json")
     named = set(re.findall(r"\bESB_[A-Z_]+\b", text))
     code = "".join(path.read_text("utf-8") for name in ("event_streaming_bus", "api", "flows", "store") for path in sources(name))
-    assert {"ESB_DATA", "ESB_MASTER_KEY", "ESB_HISTORY_DAYS"} <= named
+    assert {"ESB_DATA", "ESB_MASTER_KEY", "ESB_HISTORY_DAYS", "ESB_DATABASE", "ESB_ADVERTISE", "ESB_AUDIT_KEY_FILE"} <= named
     assert {name for name in named if f'"{name}"' not in code} == set()
 
 
@@ -146,8 +146,8 @@ def make_token(data: Path, handover: Path) -> None:
     """Run the command of the service ``metrics-token``, as it is, on other folders."""
     handover.mkdir(exist_ok=True)
     service = SERVICES["metrics-token"]
-    script = service["command"][0].replace("/data", str(data)).replace("/handover", str(handover))
-    environment = {**os.environ, "PATH": os.pathsep.join([str(ESB.parent), os.environ["PATH"]])}
+    script = service["command"][0].replace("/handover", str(handover))
+    environment = {**os.environ, "ESB_DATA": str(data), "PATH": os.pathsep.join([str(ESB.parent), os.environ["PATH"]])}
     subprocess.run([*service["entrypoint"], script], env=environment, check=True, capture_output=True, timeout=60)
     assert stat.S_IMODE((handover / "metrics.token").stat().st_mode) & 0o004, "Prometheus is another user"
 
@@ -165,16 +165,18 @@ def test_containers_have_no_rights_that_they_do_not_need(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
-    assert re.fullmatch(r"[a-z/-]+:v?\d+\.\d+\.\d+", service["image"])
+    assert re.fullmatch(r"[a-z/-]+:v?\d+\.\d+\.\d+|postgres:\d+\.\d+-[a-z]+", service["image"])
     assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
-    assert "healthcheck" in service or name == "metrics-token"
+    assert "healthcheck" in service or name in ("metrics-token", "db-upgrade"), "these two end by themselves"
 
 
 def test_secrets_have_no_default() -> None:
-    values = {name: value for service in SERVICES.values() for name, value in service.get("environment", {}).items()}
-    secret = [name for name in values if re.search("PASSWORD|KEY|SECRET|TOKEN", name)]
-    assert sorted(secret) == ["ESB_MASTER_KEY", "GF_SECURITY_ADMIN_PASSWORD"]
-    assert all(re.fullmatch(r"\$\{[A-Z_]+:\?.+\}", values[name]) for name in secret)
+    values = {(name, value) for service in SERVICES.values() for name, value in service.get("environment", {}).items()}
+    secret = {(name, value) for name, value in values if re.search("PASSWORD|KEY$|SECRET|TOKEN|DATABASE", name)}
+    needed = {name for name, value in secret if re.fullmatch(r"\$\{[A-Z_]+:\?.+\}", value)}
+    assert needed == {"ESB_MASTER_KEY", "GF_SECURITY_ADMIN_PASSWORD"}
+    empty = {(name, value) for name, value in secret if name not in needed}
+    assert empty == {(name, f"${{{name}:-}}") for name in ("ESB_DATABASE", "POSTGRES_PASSWORD")}, "they are for one profile only"
 
 
 def test_mounted_files_are_there_and_lead_to_each_other() -> None:
@@ -187,6 +189,7 @@ def test_mounted_files_are_there_and_lead_to_each_other() -> None:
     assert set(prometheus["rule_files"]) <= targets
     assert Path(job["authorization"]["credentials_file"]).parent.as_posix() in targets
     assert job["static_configs"] == [{"targets": ["bus:8080"]}]
+    assert job["dns_sd_configs"] == [{"names": ["bus-2"], "type": "A", "port": 8080}]
     assert job["metrics_path"] in metrics.metrics.paths
     beside = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text("utf-8"))["scrape_configs"][0]
     assert job["job_name"] == beside["job_name"], "the alerts go by it"
@@ -199,71 +202,69 @@ def test_mounted_files_are_there_and_lead_to_each_other() -> None:
 
 def test_the_bus_makes_its_first_token_before_prometheus_gets_one() -> None:
     assert SERVICES["metrics-token"]["depends_on"] == {"bus": {"condition": "service_healthy"}}
+    assert SERVICES["bus-2"]["depends_on"] == {"bus": {"condition": "service_healthy"}}
 
 
-# --- Kubernetes -------------------------------------------------------------------------------------------------------
+def test_nodes_start_after_their_database_was_upgraded_and_without_one_nothing_is_waited_for() -> None:
+    upgrade = SERVICES["db-upgrade"]
+    assert options_of(upgrade["command"]) == {}
+    assert upgrade["restart"] == "no", "else `up` would wait for ever for what cannot succeed"
+    assert upgrade["depends_on"] == {"postgres": {"condition": "service_healthy"}}
+    waited_for = SERVICES["bus"]["depends_on"]
+    assert waited_for["db-upgrade"] == {"condition": "service_completed_successfully", "required": False}
+    assert all(SERVICES[name]["profiles"] and each["required"] is False for name, each in waited_for.items())
+    profiles = {name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service}
+    assert profiles == {
+        "kafka": ["kafka", "nodes"],
+        **{name: ["nodes"] for name in ("postgres", "db-upgrade", "bus-2")},
+    }
 
 
-def test_probes_ask_for_what_there_is() -> None:
-    paths = {probe: CONTAINER[probe]["httpGet"]["path"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")}
-    assert set(paths.values()) <= health.live.paths | health.ready.paths
-    assert {paths["livenessProbe"]} == health.live.paths, "a slow disk is no reason to end the process"
-    assert CONTAINER["ports"] == [{"name": "http", "containerPort": options_of(CONTAINER["args"])["port"]}]
+def test_the_nodes_of_compose_are_of_one_bus_and_reach_each_other() -> None:
+    assert SERVICES["bus"]["environment"] == SERVICES["bus-2"]["environment"] == SERVICES["metrics-token"]["environment"]
+    for name in ("bus", "bus-2"):
+        options = options_of(SERVICES[name]["command"])
+        assert options["advertise"] == f"http://{name}:{options['port']}"
+        assert SERVICES[name]["restart"] == "unless-stopped", "a node that lost the lead ends, to be started again"
+    folders = [volume for name in ("bus", "bus-2") for volume in SERVICES[name]["volumes"] if volume.endswith(":/data")]
+    assert len(set(folders)) == 2, "a data folder is of one node"
+    assert {"keys:/keys"} <= set(SERVICES["bus"]["volumes"]) & set(SERVICES["bus-2"]["volumes"])
 
 
-def test_selectors_mean_the_one_pod() -> None:
-    labels = MANIFESTS["statefulset.yaml"]["spec"]["template"]["metadata"]["labels"]
-    assert MANIFESTS["statefulset.yaml"]["spec"]["replicas"] == 1
-    assert MANIFESTS["service.yaml"]["spec"]["selector"] == labels
-    for name, place in (
-        ("statefulset.yaml", "selector"),
-        ("pod-disruption-budget.yaml", "selector"),
-        ("network-policy.yaml", "podSelector"),
-        ("monitoring/network-policy.yaml", "podSelector"),
-        ("monitoring/service-monitor.yaml", "selector"),
-    ):
-        assert MANIFESTS[name]["spec"][place] == {"matchLabels": labels}
-    assert MANIFESTS["service.yaml"]["metadata"]["labels"] == labels, "the ServiceMonitor goes by it"
-    job = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text("utf-8"))["scrape_configs"][0]["job_name"]
-    assert labels[MANIFESTS["monitoring/service-monitor.yaml"]["spec"]["jobLabel"]] == job
+def test_the_commands_at_the_top_of_compose_make_addresses_that_fit() -> None:
+    text = (DEPLOY / "compose.yaml").read_text("utf-8").partition("\nname:")[0]
+    data = re.findall(r"export ESB_DATA='(.*)'", text)
+    assert {parse_url(url, "nowhere").folder for url in data} == {Path("/data")}
+    (database,) = re.findall(r'export ESB_DATABASE="(.*)"', text)
+    url = urlsplit(str(postgres_place(database).url))
+    environment = SERVICES["postgres"]["environment"]
+    assert (url.username, url.path) == (environment["POSTGRES_USER"], f"/{environment['POSTGRES_DB']}")
+    assert (url.hostname, url.port) == ("postgres", 5432)
+    (key,) = re.findall(r"export ESB_AUDIT_KEY_FILE=(\S+)", text)
+    assert key.startswith("/keys/")
+    assert re.search(r"install -d -o 10001 -g 10001 -m 0700 .*/keys", DOCKERFILE), "or the new volume would be root's"
+    assert set(re.findall(r"--profile (\w+)", text)) == {"kafka", "nodes"}
 
 
-def test_every_manifest_is_listed() -> None:
-    for folder in ("", "monitoring/"):
-        there = {name for name in MANIFESTS if name.rpartition("/")[0] + "/" * bool(folder) == folder}
-        assert {f"{folder}{name}" for name in MANIFESTS[f"{folder}kustomization.yaml"]["resources"]} == there - {
-            f"{folder}kustomization.yaml"
-        }
+def test_postgres_writes_only_where_it_may() -> None:
+    service = SERVICES["postgres"]
+    assert not service["user"].startswith("0")
+    assert "ports" not in service
+    assert "postgres:/var/lib/postgresql/data" in service["volumes"]
+    assert {each.partition(":")[0] for each in service["tmpfs"]} == {"/tmp", "/var/run/postgresql"}
+    assert service["healthcheck"]["test"][1] == "pg_isready"
+
+
+# --- secrets, and systemd ---
 
 
 def test_nobody_has_put_a_secret_into_the_repository() -> None:
-    assert not re.search(r"^[A-Z_]+=", (DEPLOY / "kubernetes/secret.env.example").read_text("utf-8"), re.M)
-    assert not re.search(r"^[A-Z_]+=", (DEPLOY / "systemd/event-streaming-bus.env.example").read_text("utf-8"), re.M)
-    assert "secret.env" in (DEPLOY / "kubernetes/.gitignore").read_text("utf-8").split()
-
-
-# --- real tools, where they are ---------------------------------------------------------------------------------------
-
-
-def tool(*command: Any, folder: Path) -> str:
-    if shutil.which(command[0]) is None:
-        pytest.skip(f"{command[0]} is not installed")
-    done = subprocess.run([str(word) for word in command], cwd=folder, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-def test_kustomize_builds_what_is_applied(tmp_path: Path) -> None:
-    folder = tmp_path / "kubernetes"
-    shutil.copytree(DEPLOY / "kubernetes", folder)
-    (folder / "secret.env").write_text("ESB_MASTER_KEY=AAAA\n", "utf-8")
-    built = list(yaml.safe_load_all(tool("kubectl", "kustomize", folder, folder=tmp_path)))
-    assert {each["metadata"]["namespace"] for each in built} == {"event-streaming-bus"}
-    (secret,) = [each for each in built if each["kind"] == "Secret"]
-    (pod,) = [each["spec"]["template"]["spec"] for each in built if each["kind"] == "StatefulSet"]
-    (reference,) = [env["valueFrom"]["secretKeyRef"] for env in pod["containers"][0]["env"] if "valueFrom" in env]
-    assert reference["name"] == secret["metadata"]["name"]
-    assert reference["key"] in secret["data"]
+    assert len(EXAMPLES) == 3
+    for example in (*EXAMPLES, DEPLOY / "systemd/event-streaming-bus.env.example"):
+        assert not re.search(r"^[A-Z_]+=", example.read_text("utf-8"), re.M)
+    for example in EXAMPLES:
+        assert "secret.env" in (example.parent / ".gitignore").read_text("utf-8").split()
+    assert "audit.key" in (DEPLOY / "kubernetes/nodes/secret/.gitignore").read_text("utf-8").split()
 
 
 def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
@@ -280,5 +281,16 @@ def test_the_unit_is_closed_but_for_its_data_folder() -> None:
     assert service["ProtectSystem"] == "strict"
     assert service["NoNewPrivileges"] == "yes"
     assert service["Environment"] == f"ESB_DATA=/var/lib/{service['StateDirectory']}"
+    example = (DEPLOY / "systemd/event-streaming-bus.env.example").read_text("utf-8")
+    offered = dict(re.findall(r"^#([A-Z_]+)=(.*)$", example, re.M))
+    assert parse_url(offered["ESB_DATA"], "nowhere").folder == Path("/var/lib", service["StateDirectory"])
+    assert postgres_place(offered["ESB_DATABASE"])
+    assert urlsplit(offered["ESB_ADVERTISE"]).port == options_of(STARTS["systemd"])["port"]
     sysusers = (DEPLOY / "systemd/event-streaming-bus.sysusers").read_text("utf-8").split()
     assert sysusers[1] == service["User"]
+
+
+def test_a_node_that_lost_the_lead_starts_again_with_systemd() -> None:
+    """It ends with exit code 1, or in order if it was elected and cannot lead."""
+    assert re.findall(r"^Restart=(.*)$", UNIT, re.M) == ["always"]
+    assert re.findall(r"^StartLimitIntervalSec=(.*)$", UNIT, re.M) == ["0"], "its database may be away for longer than any limit"
