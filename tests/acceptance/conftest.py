@@ -3,9 +3,12 @@
 An HTTP example is a text: request line, headers, body. ``call`` sends it to a real ``esb serve``, with the administrator's token
 that this has made in place of the example's; ``same_shape`` compares the answer with the example's. An SDK example is code in a
 test, as written, on the data folder in ``ESB_DATA``.
+
+Each is run on an embedded log, and with the log on Kafka and the tables on PostgreSQL, where these are.
 """
 
 import asyncio
+import base64
 import json
 import os
 import re
@@ -21,6 +24,13 @@ from typing import Any
 import httpx
 import pytest
 
+ROOT = Path(__file__).parents[1]
+sys.path += [str(ROOT / "kafka"), str(ROOT / "postgres")]  # tests there tell if a broker or a server is missing
+
+import kafka_broker  # noqa: E402
+import postgres_server  # noqa: E402
+
+BACKENDS = ["embedded", *(["kafka"] if kafka_broker.jars() is not None and postgres_server.programs() is not None else [])]
 WITHOUT_TOKEN = {"test_monitoring"}  # its WebSocket, as it is written, has none to show
 START_TIMEOUT_S = 60
 WAIT_TIMEOUT_S = 60
@@ -33,13 +43,29 @@ def free_port() -> int:
         return port
 
 
+@pytest.fixture(scope="module", params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Where the log is: ``embedded``, or ``kafka``, with PostgreSQL beside it."""
+    name: str = request.param
+    return name
+
+
+def environment(backend: str, folder: Path) -> dict[str, str]:
+    """The settings of a bus of its own with this data folder."""
+    if backend == "embedded":
+        return {"ESB_DATA": str(folder)}
+    place = postgres_server.shared_server().new_database()
+    master_key = base64.b64encode(b"k" * 32).decode()
+    return {"ESB_DATA": kafka_broker.kafka_url(folder), "ESB_DATABASE": place.url, "ESB_MASTER_KEY": master_key}
+
+
 @pytest.fixture(scope="module")
-def server_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def server_folder(backend: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("server")
 
 
 @pytest.fixture(scope="module")
-def server(server_folder: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+def server(server_folder: Path, backend: str, request: pytest.FixtureRequest) -> Iterator[str]:
     """The address of an ``esb serve`` of its own for each file of tests, on a new data folder."""
     folder = server_folder
     options = ["--auth", "off"] if request.module.__name__.rpartition(".")[2] in WITHOUT_TOKEN else []
@@ -49,7 +75,7 @@ def server(server_folder: Path, request: pytest.FixtureRequest) -> Iterator[str]
         process = subprocess.Popen(
             [Path(sys.executable).with_name("esb"), "serve", "--port", str(port), *options],
             cwd=folder,
-            env={**os.environ, "ESB_DATA": str(folder / "data")},
+            env={**os.environ, **environment(backend, folder / "data")},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -135,10 +161,11 @@ def publish(client: httpx.AsyncClient) -> Callable[..., Awaitable[str]]:
 
 
 @pytest.fixture
-def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def data_folder(backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A new data folder that services made without arguments use."""
     folder = tmp_path / "data"
-    monkeypatch.setenv("ESB_DATA", str(folder))
+    for name, value in environment(backend, folder).items():
+        monkeypatch.setenv(name, value)
     yield folder
     if folder.exists():
         from event_streaming_bus.store.storage import open_storage
