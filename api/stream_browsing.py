@@ -67,11 +67,11 @@ def places_at(log: EventLog, splits: Sequence[Split], text: str) -> Places:
         return {}
     begins, ends = log.begin_offsets(splits[0].stream_id), log.end_offsets(splits[0].stream_id)
     if text == "earliest":
-        return {split: begins[split] for split in splits}
+        return {split: begins.get(split, 0) for split in splits}
     if text == "latest":
         return {split: ends[split] for split in splits}
     if text.isascii() and text.isdecimal() and len(text) < 19:
-        return {split: min(max(int(text), begins[split]), ends[split]) for split in splits}
+        return {split: min(max(int(text), begins.get(split, 0)), ends[split]) for split in splits}
     try:
         at_ms = time_ms(text)
     except InvalidInputError:
@@ -105,7 +105,7 @@ def browse(
     ``places``, the other way round. What retention has dropped is passed over. Personal values are shown."""
     log = storage.log
     begins, ends = log.begin_offsets(stream.stream_id), log.end_offsets(stream.stream_id)
-    at = {split: min(max(places.get(split, 0), begins[split]), ends[split]) for split in splits}
+    at = {split: min(max(places.get(split, 0), begins.get(split, 0)), ends[split]) for split in splits}
     bounds = begins if newest_first else ends
     read = _backwards if newest_first else _forwards
     pieces = heapq.merge(*(read(log, split, at[split], bounds[split]) for split in splits if at[split] != bounds[split]))

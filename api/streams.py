@@ -106,6 +106,7 @@ def _describe(services: Services, info: StreamInfo, *, offsets: bool = False) ->
     }
     if offsets:
         told["splits"] = [
-            {"partition": s.partition, "lane": s.lane.value, "begin_offset": begins[s], "end_offset": ends[s]} for s in ends
+            {"partition": s.partition, "lane": s.lane.value, "begin_offset": begins.get(s, 0), "end_offset": ends[s]}
+            for s in ends
         ]
     return told

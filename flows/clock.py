@@ -64,7 +64,8 @@ class Clock:
             self.watermarks[progress.split] = timestamp_ms if before is None else max(before, timestamp_ms)
         for split in (*progress.ends, *progress.positions):
             known_end = self.ends.get(split)
-            if known_end is None or self.positions[split] < known_end:
+            # A split of a stream that has grown since may have no position yet.
+            if known_end is None or self.positions.get(split, 0) < known_end:
                 self._unread.add(split)
             else:
                 self._unread.discard(split)

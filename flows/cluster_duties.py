@@ -41,9 +41,9 @@ class Duties(msgspec.Struct, frozen=True):
     """What a supervisor has done for it. None of these but ``ends`` may block.
 
     ``launch`` starts this host's workers. ``ends``, asked on the first host only, gives the offsets that a generation is to run
-    to: with ``None`` the first ones (``None`` again: the streams are followed), with the last ones those of the next generation,
+    to: with ``None`` the first ones (an empty text: the streams are followed), with the last ones those of the next generation,
     or ``None`` if all is done. ``tell`` takes a line for people; ``changed`` is told of each new phase, and of the error that led
-    to it.
+    to it. ``partitions`` by stream id are how many of the sources to read, as of when ``ends`` last answered.
     """
 
     launch: Callable[[Start], Workers]
@@ -51,3 +51,4 @@ class Duties(msgspec.Struct, frozen=True):
     tell: Callable[[str], None]
     changed: Callable[[Phase, str | None], None]
     processor_ids: dict[str, str] = {}
+    partitions: dict[str, int] = {}

@@ -61,11 +61,13 @@ class Prepare(msgspec.Struct, frozen=True, tag="prepare"):
 
 
 class Start(msgspec.Struct, frozen=True, tag="start"):
-    """Start the workers. ``until``: the offsets to stop at, or nothing; ``processor_ids`` by name: how all hosts call them."""
+    """Start the workers. ``until``: the offsets to stop at, or nothing; ``processor_ids`` by name: how all hosts call them;
+    ``partitions`` by stream id: how many of its sources the flow reads."""
 
     generation: int
     processor_ids: Mapping[str, str]
     until: str | None = None
+    partitions: Mapping[str, int] = {}
 
 
 class Finish(msgspec.Struct, frozen=True, tag="finish"):
@@ -88,6 +90,6 @@ def decode(line: bytes) -> Message:
     """The message of a line. Raises ``msgspec.DecodeError`` (``ValidationError`` is one) for what is none."""
     try:
         message: Message = _decoder.decode(line)
-    except UnicodeDecodeError as error:
+    except (UnicodeDecodeError, RecursionError) as error:
         raise msgspec.DecodeError(str(error)) from error
     return message

@@ -292,7 +292,8 @@ class ClusterSupervisor:
     def _with_ends(self, start: Start) -> Start | Standing:
         if self._ends is None or not self._ends.done():
             return Standing.WAITING
-        return msgspec.structs.replace(start, processor_ids=self._duties.processor_ids, until=self._ends.result())
+        told = {"processor_ids": self._duties.processor_ids, "partitions": dict(self._duties.partitions)}
+        return msgspec.structs.replace(start, until=self._ends.result() or None, **told)
 
     def _conclude(self, leading: Leading) -> Start | Finish | Standing:
         """All workers have come to the end: run on to the new one, if there is one."""

@@ -96,9 +96,9 @@ def progress(plan: Plan, storage: Storage) -> tuple[int, int]:
         marks = load_stage_marks(storage.log, stage_owner(plan.tenant_id, plan.name, stage.name))
         begins = storage.log.begin_offsets(stage.source.stream_id)
         for split, end in storage.log.end_offsets(stage.source.stream_id).items():
-            total += end - begins[split]
+            total += end - begins.get(split, 0)
             if str(split) in marks:
-                done += max(0, marks[str(split)][1].offset - begins[split])
+                done += max(0, marks[str(split)][1].offset - begins.get(split, 0))
     return done, total
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 from event_streaming_bus import ids
 from event_streaming_bus.errors import BusError, InvalidStateError
+from event_streaming_bus.flows.growth import growth
 from event_streaming_bus.flows.metrics import flow_metrics
 from event_streaming_bus.flows.plan import Plan
 from event_streaming_bus.flows.runner import plan_of_processor
@@ -25,8 +26,9 @@ _POLL_S: Final = 0.1
 _SAMPLE_S: Final = 1.0
 _RATE_WINDOW: Final = 11
 STOP_TIMEOUT_S: Final = 20.0
-# Nothing ends a processor's workers but a stop, so an exit code of 0 means that someone else has sent them a signal. Where that
-# is a machine shutting down, the processor is to be resumed when it comes up again.
+# Nothing ends a processor's workers but a stop, or a source stream that has grown. So where neither is the case, an exit code of
+# 0 means that someone else has sent them a signal. Where that is a machine shutting down, the processor is to be resumed when it
+# comes up again.
 _ENDED_FROM_OUTSIDE: Final = "the workers were ended from outside"
 
 
@@ -127,7 +129,8 @@ class Supervisor:
 
     A processor whose workers end, or cannot be started, is started again after 0.5 s, 1 s, 2 s, ... up to 30 s; after five
     failures in a row, each within a minute of its start, it is FAILED. The catalog has the last error from the first failure
-    on, until the workers have run for a minute. All methods may be called from any thread.
+    on, until the workers have run for a minute. One whose workers end since a source stream has more partitions is started again
+    at once, which is no failure. All methods may be called from any thread.
     """
 
     thread_name: ClassVar = "esb-supervisor"
@@ -246,11 +249,23 @@ class Supervisor:
                 self._note(supervised, ProcessorStatus.RUNNING)
             supervised.sample()
             return
+        if code == 0 and (told := self._growth(supervised)) is not None:
+            _log.info("processor %s starts again: %s", supervised.processor_id, told)
+            supervised.record(ProcessorStatus.STOPPED)
+            self._restart(supervised)
+            return
         error = supervised.workers.last_error() if code else _ENDED_FROM_OUTSIDE
         try:
             self._failed(supervised, error)
         finally:
             supervised.record(ProcessorStatus.FAILED, error)
+
+    def _growth(self, supervised: Supervised) -> str | None:
+        """What of the sources has grown, if it has, and the log says so."""
+        try:
+            return growth(supervised.plan, self._storage.log)
+        except BusError:
+            return None
 
     def _restart(self, supervised: Supervised) -> None:
         try:

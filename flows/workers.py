@@ -12,6 +12,7 @@ from typing import IO, Final
 
 import msgspec
 
+from event_streaming_bus.flows.growth import partitions_of
 from event_streaming_bus.flows.plan import Plan
 from event_streaming_bus.flows.recovery import worker_log
 from event_streaming_bus.flows.runner import ends_to_json
@@ -33,7 +34,8 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class WorkerGroup:
-    """The workers of one flow: one process each, joined to a Bytewax cluster if there are several.
+    """The workers of one flow: one process each, joined to a Bytewax cluster if there are several. They read as many partitions
+    as the plan says, and all end by themselves, as asked, when a source stream has more.
 
     ``target`` names the flow to the worker: ``["--flow", FILE]`` or ``["--processor", TENANT, ID]``. What workers print goes to
     ``log_path``, which is started anew with each group. With a ``place``, the other workers of the cluster are on other hosts.
@@ -61,6 +63,7 @@ class WorkerGroup:
         command = [
             *(sys.executable, "-m", "event_streaming_bus.flows.worker"),
             *("--data", str(storage.folder), *target, "--parent", str(os.getpid())),
+            *("--partitions", msgspec.json.encode(partitions_of(plan)).decode()),
             *("--snapshot-interval-ms", str(snapshot_interval_ms), "--addresses", ";".join(place.addresses)),
             *(("--until", ends_to_json(until)) if until is not None else ()),
         ]

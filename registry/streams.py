@@ -20,10 +20,10 @@ def make_stream(
     record = registry.find_reference(config.tenant_id, schema)
     config = msgspec.structs.replace(config, schema_id=record.schema_id)
     there = _find(log, config)
-    if there is not None and msgspec.structs.replace(there.config, schema_id=record.schema_id) == config:
-        before = registry.guard_of(there)
-        if before is not None and before.schema_name == record.schema_name:
-            return log.set_stream_schema(there.stream_id, record.schema_id)
+    before = registry.guard_of(there) if there is not None else None
+    if there is not None and before is not None and before.schema_name == record.schema_name:
+        log.create_stream(msgspec.structs.replace(config, schema_id=there.config.schema_id), stream_id)  # it has these settings
+        return log.set_stream_schema(there.stream_id, record.schema_id)
     return log.create_stream(config, stream_id)
 
 

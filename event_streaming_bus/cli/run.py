@@ -21,6 +21,7 @@ from event_streaming_bus.cli.tables import print_table
 from event_streaming_bus.errors import FlowError, InUseError
 from event_streaming_bus.flows.cluster_duties import Timing
 from event_streaming_bus.flows.deploy import deploy
+from event_streaming_bus.flows.growth import growth, partitions_now, with_partitions
 from event_streaming_bus.flows.kept_flow import starts_anew
 from event_streaming_bus.flows.metrics import ProcessorMetrics, flow_metrics
 from event_streaming_bus.flows.plan import Plan
@@ -129,11 +130,15 @@ def run_plan(
     """Run a flow's workers and show their progress; returns ``(exit code, error)``.
 
     ``until_end``: to the end of what the streams hold now. Where the flow reads a stream that it writes, the workers run again
-    until nothing more comes.
+    until nothing more comes. Without it, they are started again when a source stream has got more partitions.
     """
     ends = current_ends(plan, storage) if until_end else None
     while True:
         code, error = _run_workers(storage, plan, file, workers or plan.parallelism, ends, snapshot_interval_ms)
+        if code == 0 and ends is None and (told := growth(plan, storage.log)) is not None:
+            click.echo(f"esb: {told}; the workers start again and go on from here", err=True)
+            plan = with_partitions(plan, partitions_now(plan, storage.log))
+            continue
         if code or ends is None or ends == (ends := current_ends(plan, storage)) or not reads_itself(plan):
             return code, error
 
@@ -178,7 +183,8 @@ def _run_workers(
         for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
             signal.signal(number, handler)
     error = group.last_error() if code else None
-    ended = ProcessorStatus.FAILED if code else ProcessorStatus.STOPPED if stopped else ProcessorStatus.COMPLETED
+    is_to_go_on = stopped or until is None
+    ended = ProcessorStatus.FAILED if code else ProcessorStatus.STOPPED if is_to_go_on else ProcessorStatus.COMPLETED
     record_run(storage, plan, run_id, ended, group.workers, error=error)
     return (EXIT_INTERRUPTED if stopped else EXIT_ERROR if code else 0), error
 

@@ -25,6 +25,7 @@ from event_streaming_bus.flows.cluster_links import Links
 from event_streaming_bus.flows.cluster_messages import Phase, Start
 from event_streaming_bus.flows.cluster_recovery import drop_unknown
 from event_streaming_bus.flows.cluster_supervisor import ClusterSupervisor
+from event_streaming_bus.flows.growth import growth, partitions_now, partitions_of, with_partitions
 from event_streaming_bus.flows.plan import Plan
 from event_streaming_bus.flows.recovery import no_workers, snapshots_folder
 from event_streaming_bus.flows.runner import current_ends, ends_from_json, ends_to_json, reads_itself
@@ -91,6 +92,7 @@ def run_on_cluster(
     _await_old_workers(storage, plan)
     phases: queue.SimpleQueue[tuple[Phase, str | None]] = queue.SimpleQueue()
     names = processor_ids(plan)
+    partitions = partitions_of(plan)
 
     folder = snapshots_folder(storage, plan.tenant_id, plan.name)
 
@@ -99,7 +101,7 @@ def run_on_cluster(
         drop_unknown(folder, plan.name, {node.state_name for node in plan.nodes()})
         return WorkerGroup(
             storage,
-            plan,
+            with_partitions(plan, start.partitions),
             ["--flow", str(Path(file).resolve()), "--processor-ids", msgspec.json.encode(names).decode()],
             workers=cluster.workers_per_host,
             until=None if start.until is None else ends_from_json(start.until),
@@ -107,9 +109,20 @@ def run_on_cluster(
             place=Place(cluster.worker_addresses(), cluster.first_worker(index)),
         )
 
+    def has_grown() -> bool:
+        """Whether workers that follow the streams have ended since one has more partitions; also if the log does not say."""
+        try:
+            return growth(with_partitions(plan, partitions), storage.log) is not None
+        except BusError:
+            return True
+
+    def follow() -> str:
+        _ask_the_log(lambda: partitions.update(partitions_now(plan, storage.log)))
+        return ""
+
     def ends(last: str | None) -> str | None:
         if not options.until_end:
-            return None
+            return follow() if last is None or has_grown() else None
         now = ends_to_json(current_ends(plan, storage))
         return None if last is not None and (now == last or not reads_itself(plan)) else now
 
@@ -133,7 +146,7 @@ def run_on_cluster(
         supervisor = ClusterSupervisor(
             cluster,
             index,
-            Duties(launch, ends, tell, changed, names),
+            Duties(launch, ends, tell, changed, names, partitions),
             folder,
             default_partitions=RECOVERY_PARTITIONS,
             timing=options.timing,

@@ -1,4 +1,4 @@
-"""``esb stream``: make, list, describe and drop streams."""
+"""``esb stream``: make, list, describe, grow and drop streams."""
 
 from typing import Any
 
@@ -7,13 +7,15 @@ import msgspec
 
 from event_streaming_bus.cli.main import Settings, confirm
 from event_streaming_bus.cli.tables import print_table
+from event_streaming_bus.errors import InvalidStateError
 from event_streaming_bus.models import CompressionType, InvalidEventPolicy, StreamConfig, StreamInfo, check_not_internal, rfc3339
+from event_streaming_bus.store.log.growing import growing_log
 from event_streaming_bus.store.storage import Storage
 
 
 @click.group()
 def stream() -> None:
-    """Make, list, describe and drop streams."""
+    """Make, list, describe, grow and drop streams."""
 
 
 @stream.command()
@@ -62,7 +64,8 @@ def create(
         from event_streaming_bus.registry.streams import make_stream
 
         info = make_stream(storage.log, SchemaRegistryService(storage), config, schema)
-    click.echo(f"{info.name}  {info.stream_id}  {partitions} partition{'s' if partitions > 1 else ''}")
+    count = info.config.partitions  # it may have grown since it was made
+    click.echo(f"{info.name}  {info.stream_id}  {count} partition{'s' if count > 1 else ''}")
 
 
 @stream.command(name="list")
@@ -93,12 +96,38 @@ def describe(settings: Settings, name: str) -> None:
     info = storage.log.find_stream(settings.tenant, name)
     begins, ends = storage.log.begin_offsets(info.stream_id), storage.log.end_offsets(info.stream_id)
     offsets = [
-        {"partition": s.partition, "lane": s.lane.value, "begin_offset": begins[s], "end_offset": end}
+        {"partition": s.partition, "lane": s.lane.value, "begin_offset": begins.get(s, 0), "end_offset": end}
         for s, end in ends.items()
         if end
     ]
     told = _describe(storage, info) | {"offsets": offsets}
     click.echo(msgspec.json.format(msgspec.json.encode(told)).decode())
+
+
+@stream.command()
+@click.argument("name")
+@click.argument("partitions", type=click.IntRange(1, 4096))
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def grow(settings: Settings, name: str, partitions: int, yes: bool) -> None:
+    """Give the stream NAME so many PARTITIONS, in all. Only a log on Kafka can do it, and none can take them away again.
+
+    Most keys go to another partition from then on. The events of such a key keep no order between its old partition and its
+    new one.
+    """
+    storage: Storage = settings.open()
+    info = storage.log.find_stream(settings.tenant, name)
+    check_not_internal(info.name)
+    log = growing_log(storage.log)
+    if log is None:
+        raise InvalidStateError(
+            f"The stream {info.name} is in an embedded log, where it keeps the partitions that it was made with. Make another "
+            "stream with more, or move to Kafka (docs/migration.md)."
+        )
+    if partitions > info.config.partitions:
+        confirm(f"Keys of {info.name} will go to other partitions than before, and the new ones cannot be taken away again.", yes)
+    info = log.grow_stream(info.stream_id, partitions)
+    click.echo(f"{info.name} has {info.config.partitions} partitions")
 
 
 @stream.command()

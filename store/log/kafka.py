@@ -28,7 +28,6 @@ from event_streaming_bus.errors import (
     InvalidInputError,
     InvalidStateError,
     StorageError,
-    StreamNotFoundError,
 )
 from event_streaming_bus.models import LANES, Position, Receipt, Split, StreamConfig, StreamInfo
 from event_streaming_bus.store.log.base import Append, AppendResult, Condition, Journal, Mark, ScheduledPage
@@ -39,6 +38,7 @@ from event_streaming_bus.store.log.kafka_control import Control, mark_record
 from event_streaming_bus.store.log.kafka_events import to_record
 from event_streaming_bus.store.log.kafka_finding import IdFinder
 from event_streaming_bus.store.log.kafka_groups import Groups
+from event_streaming_bus.store.log.kafka_growth import Growth
 from event_streaming_bus.store.log.kafka_ids import IdIndex
 from event_streaming_bus.store.log.kafka_offsets import Offsets, TopicPart, UnknownTopicError
 from event_streaming_bus.store.log.kafka_partitions import partition_of
@@ -84,7 +84,8 @@ class KafkaLog:
         self._finder = IdFinder(self._index, self._offsets, self._reader, self._known_place)
         self._writer = Writer(settings, self._control, self._offsets, self._producer, self._finder.find, self._index.wrote)
         self._streams = Streams(settings, self._admin, self._control, self._writer)
-        self.groups = Groups(settings, self._admin)
+        self._growth = Growth(self._control, self._streams)
+        self.groups = Groups(settings, self._admin, self._growth.admit)
         self._commits = GroupCommit(self._commit, "esb-kafka-writer", 2 * MAX_WEIGHT)
         self._appended = threading.Condition()
         self._changes = Changes(self._offsets)
@@ -104,6 +105,10 @@ class KafkaLog:
     def set_stream_schema(self, stream_id: str, schema_id: str | None) -> StreamInfo:
         self._check_open()
         return self._streams.set_schema(stream_id, schema_id)
+
+    def grow_stream(self, stream_id: str, partitions: int) -> StreamInfo:
+        self._refresh()
+        return self._streams.grow(stream_id, partitions)
 
     def find_stream(self, tenant_id: str, reference: str) -> StreamInfo:
         self._refresh()
@@ -134,13 +139,7 @@ class KafkaLog:
     def stream_info(self, stream_id: str) -> StreamInfo:
         """The stream with this id. ``StreamNotFoundError``."""
         self._refresh()
-        info = self._control.stream(stream_id)
-        if info is None:
-            raise self._dropped(stream_id)
-        return info
-
-    def _dropped(self, stream_id: str) -> StreamNotFoundError:
-        return StreamNotFoundError(f"There is no stream with the id '{stream_id}'.", stream=stream_id)
+        return self._streams.known(stream_id)
 
     def _place(self, split: Split) -> Place:
         """Where the split is, as of now."""
@@ -148,10 +147,9 @@ class KafkaLog:
 
     def _known_place(self, split: Split) -> Place:
         """Where the split is, as far as is known without asking."""
-        info = self._control.stream(split.stream_id)
-        if info is None:
-            raise self._dropped(split.stream_id)
-        return self._place_in(info, split)
+        if split.partition >= self._streams.known(split.stream_id).config.partitions:
+            self._control.refresh(0)  # the stream has grown since
+        return self._place_in(self._streams.known(split.stream_id), split)
 
     def _place_in(self, info: StreamInfo, split: Split) -> Place:
         if not 0 <= split.partition < info.config.partitions:
@@ -394,6 +392,7 @@ class KafkaLog:
             return
         self._commits.close()
         self._closed = True
+        self._growth.close()
         self._writer.close()
         self._reader.close()
         self._index.close()

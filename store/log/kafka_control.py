@@ -38,9 +38,18 @@ Record = tuple[bytes, bytes | None]
 """Key and value of a record of the topic; no value takes it away."""
 
 
-def stream_record(info: StreamInfo) -> Record:
-    """The record of a stream that there is."""
-    return b"s" + info.stream_id.encode(), msgspec.json.encode(info)
+class _Grown(msgspec.Struct, frozen=True):
+    """What the record of a stream says beside its ``StreamInfo``."""
+
+    first_partitions: int | None = None
+
+
+def stream_record(info: StreamInfo, first_partitions: int | None = None) -> Record:
+    """The record of a stream that there is; ``first_partitions``: with how many it was made, if it has grown since."""
+    told = msgspec.to_builtins(info)
+    if first_partitions is not None:
+        told["first_partitions"] = first_partitions
+    return b"s" + info.stream_id.encode(), msgspec.json.encode(told)
 
 
 def dropped_record(stream_id: str) -> Record:
@@ -75,6 +84,7 @@ class Control:
         self._asked_at = 0.0
         self._streams: dict[str, StreamInfo] = {}
         self._by_name: dict[tuple[str, str], str] = {}
+        self._first_partitions: dict[str, int] = {}  # of the streams that have grown
         self._marks: dict[str, dict[str, bytes]] = {}
         self.changes = 0
         """How many records have been read."""
@@ -142,7 +152,7 @@ class Control:
                     marks.pop(name, None)
                 else:
                     marks[name] = value
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise CorruptLogError(
                 f"The record with offset {offset} of {self.topic} is damaged: {error}. Only the bus may write there.",
                 topic=self.topic,
@@ -150,8 +160,12 @@ class Control:
             ) from error
 
     def _apply_stream(self, stream_id: str, value: bytes | None) -> None:
+        self._first_partitions.pop(stream_id, None)
         if value is not None:
             info = msgspec.json.decode(value, type=StreamInfo)
+            first_partitions = msgspec.json.decode(value, type=_Grown).first_partitions
+            if first_partitions is not None:
+                self._first_partitions[stream_id] = first_partitions
             self._streams[stream_id] = info
             self._by_name[info.tenant_id, info.name] = stream_id
         elif (gone := self._streams.pop(stream_id, None)) is not None:
@@ -165,6 +179,10 @@ class Control:
         """The tenant's stream with this name."""
         stream_id = self._by_name.get((tenant_id, name))
         return None if stream_id is None else self._streams.get(stream_id)
+
+    def first_partitions(self, stream_id: str) -> int | None:
+        """With how many partitions the stream was made; ``None`` for one that has not grown since."""
+        return self._first_partitions.get(stream_id)
 
     def streams(self) -> list[StreamInfo]:
         """All streams, by name."""

@@ -45,7 +45,7 @@ RIGHTS: Final = frozenset(
 )
 """The codes that say that the user may not."""
 _EXPECTED: Final = {
-    KafkaError.TOPIC_AUTHORIZATION_FAILED: "Create, Delete, Describe, Read and Write of the bus's topics",
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "Create, Delete, Describe, Read and Write of the bus's topics (Alter to grow them)",
     KafkaError.GROUP_AUTHORIZATION_FAILED: "Describe and Read of the bus's groups",
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: "Describe and IdempotentWrite of the cluster",
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "Describe and Write of the transactional ids PREFIXesb-...",

@@ -17,7 +17,7 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, Final
@@ -63,11 +63,20 @@ _replace: Final = msgspec.structs.replace
 
 
 class KafkaMember:
-    """See ``BrokerMember``. ``topics`` is what it subscribes to; ``is_stable`` asks the brokers whether nobody is joining."""
+    """See ``BrokerMember``. ``topics`` is what it subscribes to; ``is_stable`` asks the brokers whether nobody is joining, and
+    ``admit`` the log which of the parts that it is given it may hold."""
 
-    def __init__(self, settings: KafkaSettings, terms: MemberTerms, topics: Sequence[str], is_stable: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        terms: MemberTerms,
+        topics: Sequence[str],
+        is_stable: Callable[[], bool],
+        admit: Callable[[Iterable[Part]], frozenset[Part]],
+    ) -> None:
         self._terms = terms
         self._is_stable = is_stable
+        self._admit = admit
         self._brokers = settings.brokers
         self._topics = list(topics)
         self._assignor = STRATEGIES[terms.strategy]
@@ -282,7 +291,7 @@ class KafkaMember:
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if self._is_closing:
             return
-        given = frozenset((part.topic, part.partition) for part in partitions)
+        given = self._admit((part.topic, part.partition) for part in partitions)
         if self.is_cooperative:
             consumer.incremental_assign(partitions)
             given |= self._standing.holds

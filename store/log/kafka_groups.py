@@ -8,7 +8,7 @@ strategies would give them to anybody, so with these members subscribe to the la
 """
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Final
 
@@ -43,11 +43,13 @@ _NOBODY: Final = DescribedGroup(is_stable=True, members=())
 
 
 class Groups:
-    """See ``GroupBroker``; and commits for groups that have no member that Kafka knows of. Safe to use from any thread."""
+    """See ``GroupBroker``; and commits for groups that have no member that Kafka knows of. Safe to use from any thread. ``admit``
+    is asked which of the parts that a member is given are the streams'; it may wait for these to grow."""
 
-    def __init__(self, settings: KafkaSettings, admin: AdminClient) -> None:
+    def __init__(self, settings: KafkaSettings, admin: AdminClient, admit: Callable[[Iterable[Part]], frozenset[Part]]) -> None:
         self._settings = settings
         self._admin = admin
+        self._admit = admit
 
     # --- members ------------------------------------------------------------------------------------------------------
 
@@ -66,7 +68,10 @@ class Groups:
         return topic_of(self._settings.prefix, info.config, split.lane), split.partition
 
     def join(self, terms: MemberTerms, topics: Sequence[str]) -> KafkaMember:
-        return KafkaMember(self._settings, terms, topics, lambda: self.describe([terms.group])[terms.group].is_stable)
+        def is_stable() -> bool:
+            return self.describe([terms.group])[terms.group].is_stable
+
+        return KafkaMember(self._settings, terms, topics, is_stable, self._admit)
 
     def describe(self, groups: Collection[str]) -> dict[str, DescribedGroup]:
         prefix = self._settings.prefix

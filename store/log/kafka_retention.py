@@ -1,9 +1,15 @@
-"""Retention on Kafka: what the bus drops itself, beside what the brokers do in their own time."""
+"""Retention on Kafka: what the bus drops itself, and what it tells the brokers, which drop in their own time."""
 
 from collections.abc import Sequence
 
 from confluent_kafka import KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
 
 from event_streaming_bus.store.log.kafka_errors import bus_error, error_of
 from event_streaming_bus.store.log.kafka_offsets import REQUEST_S, Offsets, TopicPart, UnknownTopicError
@@ -33,3 +39,14 @@ def drop_old(settings: KafkaSettings, admin: AdminClient, offsets: Offsets, part
         except KafkaException as error:
             raise bus_error(error_of(error), settings.brokers, f"dropping old events of {deleted.topic}") from error
     return sum(cut - begins[part] for part, cut in cuts.items())
+
+
+def set_retention_bytes(settings: KafkaSettings, admin: AdminClient, topics: Sequence[str], most_bytes: int) -> None:
+    """Have the brokers keep at most so many bytes of each partition of the topics."""
+    entry = ConfigEntry("retention.bytes", str(most_bytes), incremental_operation=AlterConfigOpType.SET)
+    resources = [ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry]) for topic in topics]
+    for resource, future in admin.incremental_alter_configs(resources, request_timeout=REQUEST_S).items():
+        try:
+            future.result()
+        except KafkaException as error:
+            raise bus_error(error_of(error), settings.brokers, f"setting retention.bytes of {resource.name}") from error

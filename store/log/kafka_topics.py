@@ -66,10 +66,13 @@ def check_names(prefix: str, config: StreamConfig) -> None:
         )
 
 
+def retention_bytes_of(config: StreamConfig, partitions: int) -> int:
+    """``retention.bytes`` of the stream's topics: Kafka bounds each partition of a topic, the bus a whole stream."""
+    return -1 if config.retention_bytes is None else max(1, config.retention_bytes // (partitions * len(LANES)))
+
+
 def topics_of(settings: KafkaSettings, config: StreamConfig) -> list[NewTopic]:
     """The topics of a stream, to be made. Each record gets the time when it was appended: retention goes by it."""
-    # Kafka bounds each partition of a topic, the bus a whole stream.
-    retention_bytes = -1 if config.retention_bytes is None else max(1, config.retention_bytes // (config.partitions * len(LANES)))
     segment_ms = _MAX_SEGMENT_MS
     if config.retention_ms is not None:  # what is in the newest segment is kept
         segment_ms = min(_MAX_SEGMENT_MS, max(_MIN_SEGMENT_MS, config.retention_ms // 4))
@@ -79,7 +82,7 @@ def topics_of(settings: KafkaSettings, config: StreamConfig) -> list[NewTopic]:
         "max.message.bytes": str(MAX_MESSAGE_BYTES),
         "compression.type": _CODECS[config.compression_type],
         "retention.ms": str(-1 if config.retention_ms is None else config.retention_ms),
-        "retention.bytes": str(retention_bytes),
+        "retention.bytes": str(retention_bytes_of(config, config.partitions)),
         "segment.ms": str(segment_ms),
     }
     return [

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -95,8 +96,10 @@ def test_commands_say_in_one_line_that_no_broker_is_there(tmp_path: Path) -> Non
         (["stream", "list"], "no-such-host.invalid:9092", "Failed to resolve 'no-such-host.invalid:9092'"),
     ]
 
-    for arguments, address, told in cases:
-        code, lines = esb(arguments, kafka_broker.url_of(address, tmp_path / arguments[0]))
+    with ThreadPoolExecutor(len(cases)) as pool:
+        asked = [(arguments, kafka_broker.url_of(address, tmp_path / arguments[0])) for arguments, address, _ in cases]
+        done = list(pool.map(lambda each: esb(*each), asked))
+    for (_, address, told), (code, lines) in zip(cases, done, strict=True):
         assert code == 1
         assert len(lines) == 1, lines
         assert lines[0].startswith(f"esb: No Kafka broker at {address} let this client in while opening the log: ")
