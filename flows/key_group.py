@@ -20,7 +20,6 @@ again, and what it gives out once more up to that horizon is left out of the log
 state is as old, are given it again (docs/decisions/0007-one-order-of-results.md).
 """
 
-import pickle
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -30,10 +29,12 @@ import msgspec
 from bytewax.operators import StatefulBatchLogic
 
 from event_streaming_bus.errors import UnsupportedFormatError
+from event_streaming_bus.fault_points import fault_point
 from event_streaming_bus.flows.clock import Clock
 from event_streaming_bus.flows.folds.base import FOREVER, Result, Tally
 from event_streaming_bus.flows.items import Closed, KeyGroupMessage, LateEvents, LatePartial
 from event_streaming_bus.flows.marks import Note, WindowMark
+from event_streaming_bus.flows.snapshots import opened, sealed
 from event_streaming_bus.flows.states import KeyedState
 
 SNAPSHOT_FORMAT: Final = 2
@@ -100,10 +101,11 @@ class KeyGroup(StatefulBatchLogic[KeyGroupMessage, Closed, bytes]):
         return closed, StatefulBatchLogic.RETAIN
 
     def snapshot(self) -> bytes:
+        fault_point("recovery.state")
         if self._mark is not None and self._mark.notes:
             self._forget_notes(self._mark)
         place = (self._horizon_ms, self._closed_ms, self._behind)
-        return pickle.dumps((SNAPSHOT_FORMAT, self._clock.save(), self._state.save(), *place), pickle.HIGHEST_PROTOCOL)
+        return sealed((SNAPSHOT_FORMAT, self._clock.save(), self._state.save(), *place))
 
     def _recall(self, key_group: str) -> WindowMark:
         """What the log says has been written already."""
@@ -243,7 +245,7 @@ def _or_before_all(horizon_ms: int | None) -> int:
 
 def _opened(snapshot: bytes) -> tuple[Any, Any, int | None, int, int]:
     """What a snapshot holds. Raises ``UnsupportedFormatError`` for one of another version, whose state cannot be read."""
-    saved = pickle.loads(snapshot)  # noqa: S301 - our own snapshot
+    saved = opened(snapshot)
     if saved[0] != SNAPSHOT_FORMAT:
         raise UnsupportedFormatError(
             "The flow's state was written by another version of the bus and cannot be read by this one; esb run --from-start "

@@ -4,10 +4,12 @@ A mark is set in the transaction that writes the output it stands for. So it tel
 its counts are exact, whatever happened to the process.
 """
 
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
+import xxhash
 
+from event_streaming_bus.errors import CorruptLogError
 from event_streaming_bus.models import Split
 from event_streaming_bus.store.log.base import EventLog, Mark
 
@@ -15,6 +17,9 @@ STAGE: Final = "stage:"
 """Begins the owners of the marks of stages."""
 
 _encoder: Final = msgspec.msgpack.Encoder()
+_SEALED: Final = b"\xc1"
+"""Begins a mark with a checksum; msgpack never uses this byte."""
+_HEADER_BYTES: Final = 9
 
 
 class Counts(msgspec.Struct, array_like=True):
@@ -73,6 +78,9 @@ class WindowMark(msgspec.Struct, array_like=True):
     closings: list[int] = []
 
 
+_MarkKind = TypeVar("_MarkKind", StageMark, WindowMark)
+
+
 def add_counts(totals: dict[str, Counts], processor_id: str, counts: Counts) -> None:
     """Add ``counts`` to those of the processor."""
     total = totals.setdefault(processor_id, Counts())
@@ -92,17 +100,40 @@ def window_owner(tenant_id: str, flow: str, processor: str) -> str:
 
 def load_stage_marks(log: EventLog, owner: str) -> dict[str, tuple[bytes, StageMark]]:
     """``(bytes as stored, mark)`` by split."""
-    return {key: (value, msgspec.msgpack.decode(value, type=StageMark)) for key, value in log.marks(owner).items()}
+    return {key: (value, decoded(owner, key, value, StageMark)) for key, value in log.marks(owner).items()}
 
 
 def load_window_marks(log: EventLog, owner: str) -> dict[str, tuple[bytes, WindowMark]]:
     """``(bytes as stored, mark)`` by key group."""
-    return {key: (value, msgspec.msgpack.decode(value, type=WindowMark)) for key, value in log.marks(owner).items()}
+    return {key: (value, decoded(owner, key, value, WindowMark)) for key, value in log.marks(owner).items()}
 
 
 def renewed(owner: str, key: str, stored: bytes | None, mark: StageMark | WindowMark) -> Mark:
     """The mark to write in place of what is ``stored``."""
-    return Mark(owner, key, stored, _encoder.encode(mark))
+    data = _encoder.encode(mark)
+    return Mark(owner, key, stored, _SEALED + _digest(owner, key, data) + data)
+
+
+def decoded(owner: str, key: str, value: bytes, kind: type[_MarkKind]) -> _MarkKind:
+    """The mark that is stored, its checksum verified; marks from before they had one are as they say. Raises ``CorruptLogError``:
+    going on from a wrong one would write output twice, or leave some out."""
+    data = value[_HEADER_BYTES:] if value[:1] == _SEALED else value
+    try:
+        if data is not value and _digest(owner, key, data) != value[1:_HEADER_BYTES]:
+            raise msgspec.DecodeError("its checksum does not fit its contents")
+        return msgspec.msgpack.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CorruptLogError(
+            f"The mark of how far {owner} ({key}) has written its output is damaged: {error}. Restore the data folder from a "
+            "backup, or begin the flow anew with esb run --from-start, which writes all of its output again.",
+            owner=owner,
+            key=key,
+        ) from error
+
+
+def _digest(owner: str, key: str, data: bytes) -> bytes:
+    """XXH3 (64 bits) over a mark and its place, so that one that was moved is found as well."""
+    return xxhash.xxh3_64_digest(data, seed=xxhash.xxh3_64_intdigest(f"{owner}\0{key}".encode()))
 
 
 def cuts_of_split(

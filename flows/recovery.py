@@ -4,12 +4,12 @@ import fcntl
 import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from event_streaming_bus.errors import InUseError, StorageError
+from event_streaming_bus.errors import CorruptLogError, InUseError, StorageError
 from event_streaming_bus.flows.marks import stage_owner, window_owner
 from event_streaming_bus.flows.plan import SIDES, stage_name
 from event_streaming_bus.store.storage import Storage
@@ -50,11 +50,17 @@ def no_workers(storage: Storage, tenant_id: str, flow: str) -> Iterator[None]:
 def forget(storage: Storage, tenant_id: str, flow: str, processor_names: Iterable[str]) -> None:
     """Forget how far the processors of a flow have come and what state they hold; the next run begins at the beginning.
 
-    Call it inside ``no_workers``, with the names of all the processors of the flow.
+    Call it inside ``no_workers``, with the names of all the processors of the flow. Killed on the way, it leaves a flow that
+    writes nothing twice: the snapshots go at once, and before the marks.
     """
+    folder = snapshots_folder(storage, tenant_id, flow)
+    gone = folder.with_name(f".{folder.name}.gone")  # no flow's: the folder of one whose name begins with a dot does not
+    shutil.rmtree(gone, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
     for name in processor_names:
         _drop_marks(storage, tenant_id, flow, name)
-    shutil.rmtree(snapshots_folder(storage, tenant_id, flow), ignore_errors=True)
 
 
 def forget_processor(storage: Storage, tenant_id: str, flow: str, state_name: str) -> None:
@@ -72,6 +78,23 @@ def forget_processor(storage: Storage, tenant_id: str, flow: str, state_name: st
         except sqlite3.Error as error:
             raise StorageError(f"{path}: the snapshots of {state_name} cannot be dropped: {error}") from error
     _drop_marks(storage, tenant_id, flow, state_name)
+
+
+def damaged_snapshots(folder: Path) -> CorruptLogError | None:
+    """The error that names the first of a flow's files of snapshots that SQLite finds damaged; Bytewax's own names none."""
+    for path in sorted(folder.glob("part-*.sqlite3")):
+        try:
+            with closing(sqlite3.connect(path)) as snapshots:
+                (told,) = snapshots.execute("PRAGMA quick_check(1)").fetchone()
+        except sqlite3.Error as error:
+            told = str(error)
+        if told != "ok":
+            return CorruptLogError(
+                f"{path} is damaged: {told}. Restore the data folder from a backup, or begin the flow anew with esb run "
+                "--from-start, which writes all of its output again.",
+                path=str(path),
+            )
+    return None
 
 
 def _drop_marks(storage: Storage, tenant_id: str, flow: str, state_name: str) -> None:

@@ -135,7 +135,8 @@ class LogPartition(StatefulSourcePartition[Chunk, bytes]):
         return {str(split): self._offsets[lane] for lane, split in self._splits.items()}
 
     def _news(self) -> dict[str, int]:
-        """The ends of all splits of the stream, those that were told before left out."""
+        """The ends of all splits of the stream, those that were told before left out. Of a stream that has grown since, also
+        those that are not read before the flow starts again: they hold back time as any split with unread events."""
         ends = {str(split): end for split, end in self._ends().items()}
         news = {name: end for name, end in ends.items() if self._told.get(name) != end}
         self._told.update(news)
@@ -143,7 +144,10 @@ class LogPartition(StatefulSourcePartition[Chunk, bytes]):
 
     def _ends(self) -> Mapping[Split, int]:
         self._untold = False
-        return self._log.end_offsets(self._stream.stream_id)
+        ends = self._log.end_offsets(self._stream.stream_id)
+        if self._options.until is None:
+            return ends
+        return {split: end for split, end in ends.items() if split.partition < self._stream.config.partitions}
 
     def _tick(self) -> list[Chunk]:
         """While windows of an idle stream may have to close by the clock: tell the time, a few times a second."""

@@ -9,17 +9,13 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Final
 
-import msgspec
-
 from event_streaming_bus.errors import BusError
-from event_streaming_bus.flows.marks import STAGE, StageMark
+from event_streaming_bus.flows.marks import STAGE, StageMark, decoded
 from event_streaming_bus.models import DEFAULT_TENANT, Split
 from event_streaming_bus.store.log.base import EventLog, Mark
 from event_streaming_bus.store.log.capabilities import capabilities_of
 
 EVERY_S: Final = 1.0
-
-_decode: Final = msgspec.msgpack.Decoder(StageMark).decode
 
 
 def group_of(owner: str) -> str | None:
@@ -48,7 +44,9 @@ class SourceGroups:
             return
         for mark in marks:
             if (group := group_of(mark.owner)) is not None:
-                self._open.setdefault(group, {})[Split.parse(mark.key)] = _decode(mark.value).offset
+                self._open.setdefault(group, {})[Split.parse(mark.key)] = decoded(
+                    mark.owner, mark.key, mark.value, StageMark
+                ).offset
         if self._open and time.monotonic() >= self._due_at:
             self.commit()
 

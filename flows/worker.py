@@ -20,11 +20,13 @@ from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.run import cli_main
 
 from event_streaming_bus.errors import BusError, InUseError, cause_of
+from event_streaming_bus.fault_points import fault_point
 from event_streaming_bus.flows.build import build
 from event_streaming_bus.flows.custom_functions import import_from_working_folder
 from event_streaming_bus.flows.deploy import deploy
+from event_streaming_bus.flows.growth import with_partitions
 from event_streaming_bus.flows.plan import Plan
-from event_streaming_bus.flows.recovery import WORKER_LOCK, snapshots_folder
+from event_streaming_bus.flows.recovery import WORKER_LOCK, damaged_snapshots, snapshots_folder
 from event_streaming_bus.flows.retries import Stopped
 from event_streaming_bus.flows.runner import (
     ends_from_json,
@@ -40,6 +42,8 @@ STORAGE_URL: Final = "ESB_WORKER_STORAGE"
 """What opens the storage of the process that started the worker, if that is more than ``--data``."""
 EXIT_ERROR: Final = 1
 RECOVERY_PARTITIONS: Final = 4
+_PARTS: Final = "part-*.sqlite3"
+_PREPARING: Final = "preparing"
 _PARENT_POLL_S: Final = 0.1
 _LOCK_PATIENCE_S: Final = 10.0
 
@@ -50,9 +54,10 @@ def main(arguments: list[str] | None = None) -> int:
     _die_with(options.parent)
     stop_on_signals()
     import_from_working_folder()
+    folder: Path | None = None
     try:
         storage = open_storage(os.environ.get(STORAGE_URL) or options.data)
-        plan = _plan(options, storage)
+        plan = with_partitions(_plan(options, storage), msgspec.json.decode(options.partitions, type=dict[str, int]))
         folder = snapshots_folder(storage, plan.tenant_id, plan.name)
         with _lock(folder, options.index):
             until = ends_from_json(options.until) if options.until else None
@@ -73,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BaseException as error:  # Bytewax wraps what a step raised; the cause says it best
         if cause_of(error, Stopped) is not None:
             return 0  # asked to stop while something waited to be tried again: that is done after the next start
-        cause = cause_of(error, BusError) or failure()
+        cause = cause_of(error, BusError) or failure() or (None if folder is None else damaged_snapshots(folder))
         if cause is None:
             raise
         sys.stderr.write(f"esb: {cause.message}\n")
@@ -89,12 +94,30 @@ def _spare_the_collector() -> None:
 
 
 def prepare_recovery(storage: Storage, plan: Plan) -> Path:
-    """The flow's recovery folder, made if it is missing. Call it before workers start, once."""
+    """The flow's recovery folder, made if it is missing. Call it before workers start, once.
+
+    Killed on the way, it is made anew by the next call: while ``preparing`` is there, no worker has begun.
+    """
     folder = snapshots_folder(storage, plan.tenant_id, plan.name)
-    if not any(folder.glob("part-*.sqlite3")):
+    preparing = folder / _PREPARING
+    if preparing.exists() or not any(folder.glob(_PARTS)):
         folder.mkdir(parents=True, exist_ok=True)
-        init_db_dir(folder, RECOVERY_PARTITIONS)
+        with (folder / f"{_PREPARING}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if preparing.exists() or not any(folder.glob(_PARTS)):  # else another process was faster
+                _make_partitions(folder, preparing)
     return folder
+
+
+def _make_partitions(folder: Path, preparing: Path) -> None:
+    preparing.mkdir(exist_ok=True)  # first, so that what is there from now on is known to be in the making
+    for path in (*preparing.iterdir(), *folder.glob(f"{_PARTS}*")):
+        path.unlink()
+    init_db_dir(preparing, RECOVERY_PARTITIONS)
+    for path in preparing.iterdir():
+        fault_point("recovery.prepared")
+        path.replace(folder / path.name)
+    preparing.rmdir()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -103,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--flow", help="a flow file")
     parser.add_argument("--processor", nargs=2, metavar=("TENANT", "PROCESSOR_ID"))
     parser.add_argument("--processor-ids", default="", help="JSON of the ids of the flow's processors by name, if not those here")
+    parser.add_argument("--partitions", default="{}", help="JSON of how many partitions to read, by stream id")
     parser.add_argument("--until", default="", help="JSON of the offsets to stop at; without it the streams are followed")
     parser.add_argument("--index", type=int, default=0)
     parser.add_argument("--addresses", default="", help="host:port of every worker, by ';'")

@@ -250,7 +250,7 @@ class LetterBox:
         ``newest_first`` the one after it."""
         begins, ends = self._bounds()
         for split in sorted(self._stream.splits(), key=_split_order):
-            low, high = begins[split], ends[split]
+            low, high = begins.get(split, 0), ends[split]
             if start is not None:
                 if _split_order(split) < _split_order(start.split):
                     continue

@@ -43,6 +43,11 @@ def storage_errors(path: Path, doing: str) -> Iterator[None]:
                 f"{path} is damaged: {error} while {doing}. Restore the data folder from a backup.", path=str(path)
             ) from error
         raise StorageError(f"{doing} in {path} failed: {error}.") from error
+    except UnicodeDecodeError as error:  # of text that SQLite has found in the file
+        raise CorruptLogError(
+            f"{path} is damaged: it has text that is none, met while {doing}. Restore the data folder from a backup.",
+            path=str(path),
+        ) from error
 
 
 class SqliteDatabase:

@@ -121,6 +121,11 @@ def data_folder(url: str | os.PathLike[str] | None = None) -> Path:
     return Path(text).expanduser().resolve()
 
 
+def is_elsewhere(url: str | os.PathLike[str] | None = None) -> bool:
+    """Whether the log that ``url`` names is on Kafka, and not in the data folder."""
+    return _is_kafka(_given(url))
+
+
 def check_database(url: str | os.PathLike[str] | None) -> None:
     """Raise ``InvalidInputError`` if there is a database for what lies beside the log, but the log is embedded and keeps that
     itself."""

@@ -279,7 +279,7 @@ class ErasureService:
         for stream in log.list_streams(tenant_id, internal=True):
             begins, ends = log.begin_offsets(stream.stream_id), log.end_offsets(stream.stream_id)
             for split in stream.splits():
-                for batch in batches_between(log, split, begins[split], ends[split], skip_dropped=True):
+                for batch in batches_between(log, split, begins.get(split, 0), ends[split], skip_dropped=True):
                     for data in batch.payloads():
                         if MARKER_BYTES in data and any(key_id in data for key_id in key_ids):
                             counts[stream.name] = counts.get(stream.name, 0) + 1

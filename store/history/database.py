@@ -1,6 +1,7 @@
 """The DuckDB file of the history: opened for one process, locked against what users' SQL could do with it."""
 
 import contextlib
+import fcntl
 import os
 import re
 from collections.abc import Iterator
@@ -11,11 +12,13 @@ import duckdb
 import pyarrow as pa
 
 from event_streaming_bus.errors import BusError, InUseError, InvalidInputError, StorageError
+from event_streaming_bus.store.database import LostDatabaseError
 from event_streaming_bus.store.sql import load_queries
 
 FORMAT_VERSION: Final = 4
 SQL: Final = load_queries("history/tables.sql")
 MEMORY_VARIABLE: Final = "ESB_HISTORY_MEMORY"
+_HEADERS_BYTES: Final = 3 * 4096
 _MEMORY_LIMIT: Final = "512MB"
 _TEMP_LIMIT: Final = "4GB"
 # Written to the write-ahead log before it goes to the tables; fewer checkpoints load half as fast again.
@@ -29,6 +32,7 @@ def open_database(path: Path, stream_id: str) -> duckdb.DuckDBPyConnection:
     A history of an older layout or of another log is dropped, for it is built again from the log. Raises ``InUseError``
     if it is open already, in another process or in this one, and ``StorageError`` if the file is anything else.
     """
+    drop_unmade(path)
     if not path.exists():
         _drop(path)
     database = _connect(path)
@@ -107,6 +111,27 @@ def _is_current(database: duckdb.DuckDBPyConnection, path: Path, stream_id: str)
     raise StorageError(f"{path} is a DuckDB database, but no history of the bus. Nothing was changed; move it away.")
 
 
+def is_unmade(path: Path) -> bool:
+    """Whether there is a file that DuckDB has not finished making: without all of its headers it holds nothing, and cannot be
+    opened."""
+    return path.exists() and path.stat().st_size < _HEADERS_BYTES
+
+
+def drop_unmade(path: Path) -> None:
+    """Remove a file that DuckDB had no time, or no room on the disk, to finish making. One that another process is making at this
+    moment stays.
+
+    No other file is opened: closing it would drop the lock of a DuckDB in this process that has it open.
+    """
+    try:
+        if is_unmade(path):
+            with path.open("rb+") as file:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _drop(path)
+    except OSError:
+        return  # there is none, or it is somebody's; else opening it says what is wrong
+
+
 def _drop(path: Path) -> None:
     """Remove the file, and the write-ahead log beside it: it would be replayed into the next file of this name."""
     for file in (path, path.with_name(path.name + ".wal")):
@@ -118,11 +143,13 @@ def _drop(path: Path) -> None:
 
 @contextlib.contextmanager
 def database_errors() -> Iterator[None]:
-    """Raise DuckDB's and Arrow's errors as ``StorageError``."""
+    """Raise DuckDB's and Arrow's errors as ``StorageError``; those after which it refuses everything as ``LostDatabaseError``."""
     try:
         yield
     except BusError:
         raise
+    except (duckdb.FatalException, duckdb.InternalException) as error:
+        raise LostDatabaseError(f"The history database failed, and is opened again: {told(error)}") from error
     except (duckdb.Error, pa.ArrowException) as error:
         raise StorageError(f"The history database failed: {told(error)}") from error
 

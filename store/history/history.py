@@ -15,8 +15,10 @@ from typing import Any, Final
 import duckdb
 import pyarrow as pa
 
-from event_streaming_bus.errors import EventNotFoundError
+from event_streaming_bus.errors import BusError, EventNotFoundError
+from event_streaming_bus.fault_points import fault_point
 from event_streaming_bus.models import EventPriority, Split
+from event_streaming_bus.store.database import LostDatabaseError
 from event_streaming_bus.store.history.answers import QueryResult, Row, event_told, history_told
 from event_streaming_bus.store.history.asking import Answering, Bounds, ask
 from event_streaming_bus.store.history.database import SQL, database_errors, folder_of, open_database
@@ -56,6 +58,7 @@ class History:
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self._tenants: set[str] = set()
+        self._is_lost = False
         self._rolled_on: date | None = None
         self.queries = RunningQueries()
         self._masks = Masks(storage.schemas)
@@ -72,7 +75,7 @@ class History:
     def catch_up(self, progress: Progress | None = None) -> int:
         """Load all that the stream holds now; returns how many rows that made. ``progress(records done, records there)``."""
         rows = 0
-        with self._loading, database_errors(), self._cursor() as cursor:
+        with self._loading, self._found_again(), database_errors(), self._cursor() as cursor:
             end = self._end()
             position = self._position(cursor)
             if position > end:
@@ -105,6 +108,25 @@ class History:
                     progress(position - start, end - start)
         return rows
 
+    @contextlib.contextmanager
+    def _found_again(self) -> Iterator[None]:
+        """Inside, the database is one that can be used: DuckDB refuses everything after a sync that failed, say, until it is
+        opened again."""
+        if self._is_lost:
+            self.queries.stop_all("the history is opened again, after an error of its disk")
+            self.queries.wait_for(_LAST_QUERIES_S)
+            with self._connecting:
+                self._db.close()
+                self._db = open_database(self.path, self._split.stream_id)
+            self._tenants.clear()
+            self._install(self._folder.manifest())
+            self._is_lost = False
+        try:
+            yield
+        except LostDatabaseError:
+            self._is_lost = True
+            raise
+
     def _records(self, position: int, end: int) -> Iterator[tuple[int, bytes, int]]:
         """The records from ``position`` on, at least to ``end``: ``(offset, record, when it was written in ms)``."""
         while position < end:
@@ -135,14 +157,17 @@ class History:
                 position = offset + 1
                 if expander.rows >= MAX_ROWS:
                     break
+            fault_point("history.insert")
             expander.flush()
             if position is not None:
                 cursor.execute(SQL["update_position"], [position, expander.skipped_events, expander.skipped_records])
+            fault_point("history.commit")
             cursor.commit()
         except BaseException:
             with contextlib.suppress(duckdb.Error):
                 cursor.rollback()
             raise
+        fault_point("history.committed")
         return None if position is None else (position, expander.rows)
 
     def _end(self) -> int:
@@ -187,7 +212,7 @@ class History:
             self.catch_up()
             if not dry_run:
                 self._folder.remove_left_over(self._folder.manifest())
-            with database_errors(), self._cursor() as cursor:
+            with self._found_again(), database_errors(), self._cursor() as cursor:
                 return roll_off(
                     cursor,
                     self._folder,
@@ -231,10 +256,13 @@ class History:
                     position = self._position(cursor)
                 if self._storage.log.wait({self._split: position}, _WAIT_S):
                     self._closing.wait(_GATHER_S)  # a transaction for every single publish would be a flush for every one
-            except Exception:  # whatever it is, history must go on when it has passed
+            except Exception as error:  # whatever it is, history must go on when it has passed
                 if self._closing.is_set():
                     return
-                _log.exception("loading history failed; trying again in %.1f s", retry_s)
+                if isinstance(error, BusError):  # it says what is wrong; where in here it was met says nothing more
+                    _log.error("loading history failed; trying again in %.1f s: %s", retry_s, error.message)
+                else:
+                    _log.exception("loading history failed; trying again in %.1f s", retry_s)
                 self._closing.wait(retry_s)
                 retry_s = min(_MAX_RETRY_S, retry_s * 2)
 

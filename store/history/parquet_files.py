@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+import xxhash
 
 from event_streaming_bus.errors import StorageError
 from event_streaming_bus.store.history.database import SQL, quoted
@@ -20,12 +21,13 @@ from event_streaming_bus.store.history.database import SQL, quoted
 MANIFEST: Final = "manifest.json"
 SUFFIX: Final = ".parquet"
 _PART: Final = ".part"
+_READ_BYTES: Final = 1 << 20
 _log: Final = logging.getLogger(__name__)
 
 
 class ParquetFile(msgspec.Struct, frozen=True, kw_only=True):
     """A file with the rows of a table that were made from the records from ``begin`` to before ``end``, of one day (UTC).
-    ``format`` is the layout of the table."""
+    ``format`` is the layout of the table, ``checksum`` the XXH3 (128 bits) of the file; older files have none."""
 
     table: str
     day: str
@@ -34,6 +36,7 @@ class ParquetFile(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     size: int
     format: int
+    checksum: str = ""
 
     @property
     def name(self) -> str:
@@ -62,7 +65,7 @@ class ParquetFolder:
             found = msgspec.json.decode((self.path / MANIFEST).read_bytes(), type=Manifest)
         except FileNotFoundError:
             return Manifest(stream_id=self._stream_id)
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise StorageError(
                 f"{self.path / MANIFEST} cannot be read: {error}. Restore it, or move {self.path} away."
             ) from error
@@ -95,14 +98,14 @@ class ParquetFolder:
         return path
 
     def finished(self, file: ParquetFile) -> ParquetFile:
-        """Put a file that was written under its name, on disk; returns it with its size."""
+        """Put a file that was written under its name, on disk; returns it with its size and checksum."""
         part, path = self.path / (file.name + _PART), self.path / file.name
         with _errors(path):
             with part.open("rb") as written:
                 os.fsync(written.fileno())
             part.replace(path)
             _sync_folder(path.parent)
-            return msgspec.structs.replace(file, size=path.stat().st_size)
+            return msgspec.structs.replace(file, size=path.stat().st_size, checksum=checksum_of(path))
 
     def remove(self, files: Iterable[ParquetFile]) -> None:
         """Remove files that do not count any more."""
@@ -127,6 +130,15 @@ class ParquetFolder:
         with _errors(to):
             self.path.rename(to)
         _log.warning("the files in %s are of another log, or of one that had more; they are in %s now", self.path, to)
+
+
+def checksum_of(path: Path) -> str:
+    """The XXH3 (128 bits) of a file, as ``ParquetFile`` has it."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while piece := file.read(_READ_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def view_of(table: str, manifest: Manifest, folder: Path) -> str:

@@ -13,6 +13,7 @@ import duckdb
 import msgspec
 
 from event_streaming_bus.errors import InvalidInputError
+from event_streaming_bus.fault_points import fault_point
 from event_streaming_bus.store.history.columns import SCHEMAS
 from event_streaming_bus.store.history.database import FORMAT_VERSION, SQL, quoted
 from event_streaming_bus.store.history.parquet_files import Manifest, ParquetFile, ParquetFolder, total, view_of
@@ -45,8 +46,7 @@ def install(cursor: duckdb.DuckDBPyConnection, folder: ParquetFolder, manifest: 
     """Have the database agree with the manifest, in one transaction: no row of it twice, and the views read its files."""
     cursor.begin()
     try:
-        rolled_until = (cursor.execute(SQL["select_rolled_until"]).fetchone() or (0,))[0]
-        if rolled_until != manifest.rolled_until:
+        if _rolled_until(cursor) != manifest.rolled_until:
             for table in SCHEMAS:
                 cursor.execute(SQL["delete_rolled"].format(table=table), [manifest.rolled_until])
             cursor.execute(SQL["delete_days"], [manifest.rolled_until])
@@ -58,6 +58,11 @@ def install(cursor: duckdb.DuckDBPyConnection, folder: ParquetFolder, manifest: 
     except BaseException:
         cursor.rollback()
         raise
+
+
+def _rolled_until(cursor: duckdb.DuckDBPyConnection) -> int:
+    """How far the database takes the rows to be in files."""
+    return int((cursor.execute(SQL["select_rolled_until"]).fetchone() or (0,))[0])
 
 
 def days_of(cursor: duckdb.DuckDBPyConnection) -> list[Day]:
@@ -87,7 +92,9 @@ def move(cursor: duckdb.DuckDBPyConnection, folder: ParquetFolder, manifest: Man
         cursor.execute(SQL["copy_day"].format(table=table, begin=day.begin, end=day.end, path=path))
         made.append(folder.finished(file))
     new = msgspec.structs.replace(manifest, rolled_until=day.end, files=(*manifest.files, *made))
+    fault_point("history.rolled")
     folder.keep(new)
+    fault_point("history.named")
     install(cursor, folder, new)
     return new
 
@@ -119,6 +126,8 @@ def roll_off(
     if days is not None and keep_days is not None and keep_days < days:
         raise InvalidInputError(f"keep_days: expected {days} or more, as days says; got {keep_days}", path="keep_days")
     manifest = folder.manifest()
+    if not dry_run and _rolled_until(cursor) != manifest.rolled_until:
+        install(cursor, folder, manifest)  # a day met an error once the manifest had it, and would be moved again
     moving = [] if days is None else due(days_of(cursor), days, now)
     told: dict[str, dict[str, int]] = {}
     before = set(manifest.files)

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from event_streaming_bus import ids
-from event_streaming_bus.errors import AlreadyExistsError, InvalidInputError, StreamNotFoundError
+from event_streaming_bus.errors import AlreadyExistsError, CorruptLogError, InvalidInputError, StreamNotFoundError
 from event_streaming_bus.models import LANES, MAX_PARTITIONS, StreamConfig, StreamInfo
 from event_streaming_bus.store.log import scheduled
 from event_streaming_bus.store.log.stored import SQL
@@ -61,9 +61,15 @@ def make_stream(db: sqlite3.Connection, config: StreamConfig, stream_id: str | N
 
 
 def info_of(row: Sequence[str | int]) -> StreamInfo:
-    """The stream of a row ``stream_no, stream_id, config, created_at_ms``."""
+    """The stream of a row ``stream_no, stream_id, config, created_at_ms``. Raises ``CorruptLogError`` for what is none."""
     _, stream_id, config, created_at_ms = row
-    decoded = msgspec.json.decode(str(config), type=StreamConfig)
+    try:
+        decoded = msgspec.json.decode(str(config), type=StreamConfig)
+    except msgspec.DecodeError as error:
+        raise CorruptLogError(
+            f"The settings of the stream {stream_id} are damaged: {error}. Restore the data folder from a backup.",
+            stream_id=str(stream_id),
+        ) from error
     return StreamInfo(stream_id=str(stream_id), config=decoded, created_at_ms=int(created_at_ms))
 
 

@@ -1,0 +1,1 @@
+"""Backups of a data folder while it is in use, and folders made of them."""
