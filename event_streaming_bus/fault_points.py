@@ -39,6 +39,7 @@ UNDONE: Final[Mapping[str, str]] = {
     "audit.chained": "entries of the audit are written, and not signed",
     "consumer.commit": "a consumer is about to commit",
     "flow.append": "a flow is about to append its output with its marks",
+    "recovery.prepared": "some files for the snapshots of a new flow are in place, and others are not",
     "recovery.source": "a snapshot of how far a source was read is being taken",
     "recovery.state": "a snapshot of the state of a key group is being taken",
     "history.insert": "records of the history are read, and their rows are not written",
@@ -136,8 +137,8 @@ fault_point: Final[Callable[[str], None]] = _nothing if _armed is None else _arm
 
 
 def arm(text: str) -> None:
-    """From now on these are the faults of this process, and nothing has been passed. Raises ``ValueError``; also in a process that
-    was started without ``ESB_FAULTS``, whose points do nothing."""
+    """From now on these are the faults of this process, and nothing has been passed. Raises ``ValueError`` for text that lists
+    none, and in a process that was started without ``ESB_FAULTS``, whose points do nothing."""
     if _armed is None:
         raise ValueError(f"this process was started without {ENVIRONMENT}, and has no fault points")
     _armed.arm(text)

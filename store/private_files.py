@@ -16,19 +16,17 @@ def make_private(path: Path, data: bytes) -> bool:
     made = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            os.write(file, data)
-            os.fsync(file)
-        finally:
-            os.close(file)
-        fault_point("file.written")
-        try:
+            with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+                file.write(data)  # whole: a disk that is nearly full may take a part, and say so
+                file.flush()
+                os.fsync(file.fileno())
+            fault_point("file.written")
             os.link(made, path)
         except FileExistsError:
             return False
         finally:
-            made.unlink()
+            made.unlink(missing_ok=True)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

@@ -111,7 +111,7 @@ def perform(flow: dict[str, Any], instalments: Sequence[Sequence[Row]], runs: Se
         performance.publish(len(instalments))
         for run in (*until_end, Run(workers=until_end[-1].workers if until_end else 1)):
             performance.finish(run)
-        return _outcome(bus, plan, performance.faults)
+        return outcome_of(bus, plan, performance.faults)
 
 
 class _Performance:
@@ -239,7 +239,7 @@ def publish(bus: Bus, rows: Sequence[Row]) -> None:
         bus.log.append(appends)
 
 
-def _outcome(bus: Bus, plan: Plan, faults: int) -> Outcome:
+def outcome_of(bus: Bus, plan: Plan, faults: int) -> Outcome:
     written = {info.name: [event for _, event in _events(bus, info)] for info in bus.log.list_streams("default")}
     outputs = {stream: sorted((e.event_id, e.timestamp_ms, e.key, e.data) for e in events) for stream, events in written.items()}
     causes = {event.event_id: event.causation_id for events in written.values() for event in events}

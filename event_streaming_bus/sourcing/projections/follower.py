@@ -12,6 +12,7 @@ from event_streaming_bus.errors import BusError, InUseError, StorageError
 from event_streaming_bus.sourcing.projections.classes import Projection, definition_of, load_class
 from event_streaming_bus.sourcing.projections.definition import ProjectionDefinition, StoreKind
 from event_streaming_bus.sourcing.projections.folding import Fold
+from event_streaming_bus.store.database import LostDatabaseError
 from event_streaming_bus.store.projections import BuildRecord, EventFailure, ProjectionStore
 from event_streaming_bus.store.projections_base import Progress, ProjectionDatabase
 from event_streaming_bus.store.recorded import EVERY_EVENT, EventQuery, RecordedEvent
@@ -190,6 +191,9 @@ class Follower:
             except (StorageError, InUseError) as error:  # a full disk, a file that is open elsewhere: it may pass
                 self.trouble = error.message
                 _log.warning("projection %s: %s Trying again in %.1f s.", self.build.name, error.message, retry_s)
+                if isinstance(error, LostDatabaseError) and self.database is not None:
+                    database, self.database = self.database, None
+                    database.close()
                 self._tell()
                 self._stopping.wait(retry_s)
                 retry_s = min(_MAX_RETRY_S, retry_s * 2)
