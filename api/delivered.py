@@ -102,5 +102,5 @@ def _payload(event: Event) -> tuple[Any, Any]:
                 data.decode()
             return _decode_raw(data), UNSET
         return event.payload, UNSET
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return UNSET, data

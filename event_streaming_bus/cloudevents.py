@@ -86,7 +86,7 @@ def to_cloudevent(event: Event, stream: str) -> dict[str, Any]:
     if event.serialization_format is SerializationFormat.JSON:
         try:
             attributes["data"] = event.payload
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass
         else:
             return attributes
@@ -275,7 +275,7 @@ def _metadata(text: str) -> dict[str, Any] | None:
         return None
     try:
         return msgspec.json.decode(text, type=dict[str, Any])
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise _refused("metadata", f"a JSON object as text is accepted ({error})") from error
 
 

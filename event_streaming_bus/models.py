@@ -154,7 +154,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
         """The payload as a part of plain data: under ``payload``, or its bytes under ``payload_base64`` if they are no JSON."""
         try:
             return {"payload": self.payload}
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return {"payload_base64": self.data}
 
     def payload_text(self) -> str:

@@ -8,6 +8,7 @@ from bytewax.dataflow import Dataflow, Stream
 
 from event_streaming_bus.flows.emitter import Emitter, upstream_name
 from event_streaming_bus.flows.functions import keyed_fold, load_functions
+from event_streaming_bus.flows.growth import GrowthWatch
 from event_streaming_bus.flows.items import Chunk, KeyGroupMessage, SinkItem, ToKeyGroup
 from event_streaming_bus.flows.key_group import KeyGroup, KeyGroupSettings
 from event_streaming_bus.flows.key_groups import KEY_GROUP_NAMES
@@ -46,8 +47,9 @@ def build(
     """The dataflow of ``plan`` over the log of ``storage``.
 
     ``until``: by stream id the offsets at which to stop and close every window; ``None``: follow the streams for ever, until
-    ``stopping`` is true, which closes nothing. ``is_traced``: whether it makes spans where tracing is on. Every worker process
-    builds it anew; what has been written is read from the marks here, so no other process may be running the flow.
+    ``stopping`` is true or a stream has more partitions than the plan reads, which closes nothing. ``is_traced``: whether it
+    makes spans where tracing is on. Every worker process builds it anew; what has been written is read from the marks here, so no
+    other process may be running the flow.
     """
     return _Builder(plan, storage, until, stopping, is_traced).build()
 
@@ -67,6 +69,7 @@ class _Builder:
         self._storage = storage
         self._until = until
         self._stopping = stopping
+        self._ending = GrowthWatch(plan, storage.log, stopping) if until is None else stopping
         self._is_traced = is_traced
         self._flow = Dataflow(plan.name)
         self._registry = SchemaRegistryService(storage)
@@ -105,7 +108,7 @@ class _Builder:
             cuts=self._cuts(marks, fed),
             idle_horizon_ms=max((_idle_horizon_ms(node) for node in self._below(fed)), default=0),
             max_future_ms=min((f for node in fed if (f := timing_of(node.spec).max_future_ms) is not None), default=None),
-            stopping=self._stopping,
+            stopping=self._ending,
         )
         source = LogSource(self._storage.log, stage.source, options)
         chunks: Stream[Chunk] = op.input(f"{stage.name}:source", self._flow, source)

@@ -13,6 +13,7 @@ import json
 import math
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path as FilePath
 from typing import Any, Final, NamedTuple, NoReturn
@@ -30,6 +31,16 @@ SUFFIXES: Final = (".yaml", ".yml", ".json", ".toml")
 _NUMBER: Final = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 _TOML_PLACE: Final = re.compile(r"(.*) \(at line (\d+), column (\d+)\)", re.DOTALL)
 _MAX_DIGITS: Final = 400
+# TOML's comments and texts, each to its end or that of the file; nothing is tried twice, so it takes linear time.
+_TOML_QUOTED: Final = re.compile(
+    r"#[^\n]*+"
+    r'|"""(?:[^\\"]|\\.|"(?!""))*+(?:"{3,5})?'
+    r"|'''(?:[^']|'(?!''))*+(?:'{3,5})?"
+    r'|"(?:[^\\"\n]|\\.)*+"?'
+    r"|'[^'\n]*+'?",
+    re.DOTALL,
+)
+_TOML_BARE: Final = re.compile(r"[ \t]*+[A-Za-z0-9_-]++[ \t]*+")
 # The C parser is much faster on large files; both give the same events.
 _YAML_LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -82,6 +93,7 @@ def _read_text(path: FilePath, source: str) -> str:
 
 
 def _read_toml(content: str, source: str) -> object:
+    _check_dotted_keys(content, source)
     try:
         return _plain(tomllib.loads(content), source)
     except tomllib.TOMLDecodeError as error:
@@ -95,12 +107,32 @@ def _read_toml(content: str, source: str) -> object:
         fail("an integer of too many digits", source=source)
 
 
+def _check_dotted_keys(content: str, source: str) -> None:
+    """Refuse a key of more parts than there may be levels before it is parsed: that takes the square of their number."""
+    for number, line in enumerate(_TOML_QUOTED.sub(_as_bare, content).split("\n"), start=1):
+        if line.count(".") < MAX_DEPTH:
+            continue
+        parts = 0
+        for part in line.split("."):
+            # At the ends of a key stand brackets, commas or the value; between its dots nothing but a bare word.
+            parts = parts + 1 if _TOML_BARE.fullmatch(part) else 1
+            if parts > MAX_DEPTH:
+                fail(f"nested more than {MAX_DEPTH} levels deep", source=source, line=number)
+
+
+def _as_bare(quoted: re.Match[str]) -> str:
+    """A comment as nothing and a text as a bare word, both on as many lines."""
+    return ("" if quoted[0].startswith("#") else "q") + "\n" * quoted[0].count("\n")
+
+
 def _plain(value: object, source: str, depth: int = 0) -> object:
     """The value with TOML's dates and times as text, checked for depth and for numbers that are not finite."""
     if depth > MAX_DEPTH:
         fail(f"nested more than {MAX_DEPTH} levels deep", source=source)
     if isinstance(value, dict):
-        return {key: _plain(item, source, depth + 1) for key, item in value.items()}
+        return {_text(key, source): _plain(item, source, depth + 1) for key, item in value.items()}
+    if isinstance(value, str):
+        return _text(value, source)
     if isinstance(value, list):
         return [_plain(item, source, depth + 1) for item in value]
     if isinstance(value, (datetime.date, datetime.time)):
@@ -110,14 +142,23 @@ def _plain(value: object, source: str, depth: int = 0) -> object:
     return value
 
 
+def _text(value: str, source: str) -> str:
+    """The text, which must be Unicode: JSON can spell halves of characters, which cannot be written anywhere."""
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            fail(f"not JSON: {ascii(value)[:80]} holds half of a character", source=source)
+    return value
+
+
 def _read_json(content: str, source: str) -> FlowDocument:
     twice: list[str] = []
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
         if len(result) < len(pairs):
-            keys = [key for key, _ in pairs]
-            twice.extend(key for key in result if keys.count(key) > 1)
+            twice.extend(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
         return result
 
     def no_constant(word: str) -> NoReturn:

@@ -140,7 +140,7 @@ class Retrier:
         if refused:
             try:
                 told = told_of_refused(guard, event) if guard is not None else str(event.payload)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 return Outcome(error=EventError(0, type(error).__name__, f"the payload cannot be decoded: {error}"))
             return Outcome(error=EventError(0, "ValidationFailedError", told))
         again = msgspec.structs.replace(

@@ -251,7 +251,7 @@ def refusal(guard: SchemaGuard | None, event: Event, target: StreamInfo) -> Exce
         told = "" if guard is None else told_of_refused(guard, event, moves=True)
         if guard is None:
             event.payload  # noqa: B018 - without a schema nothing else is refused
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return ValueError(f"the payload cannot be read: {error}")
     assert guard is not None  # noqa: S101 - as above
     broken = f"schema {guard.schema_name} {guard.schema_version} of stream {target.name}"

@@ -106,7 +106,7 @@ class ChunkRows:
                 if len(decoded) != batch.count:
                     return decode_one_by_one(self.column("data"), decoder)
                 items += decoded
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return decode_one_by_one(self.column("data"), decoder)
         return enumerate(items), []
 
@@ -150,7 +150,7 @@ class EventRows:
             return decode_any(_payload_columns(self), decoder, {})
         try:
             return enumerate([decoder.decode(event.data) for event in self.events]), []
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return decode_one_by_one([event.data for event in self.events], decoder)
 
     def output_ids(self, origin: str, indexes: Sequence[int]) -> list[str]:
@@ -189,11 +189,11 @@ def decode_any(
             continue
         try:
             items += zip(indexes, _read_many(schema_id, [data[i] for i in indexes], decoder.type), strict=True)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             for i in indexes:
                 try:
                     items.append((i, _read_many(schema_id, [data[i]], decoder.type)[0]))
-                except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                     failures.append((i, ValueError(f"the payload cannot be read: {error}")))
     if len(groups) > 1:
         items.sort(key=itemgetter(0))
@@ -218,7 +218,7 @@ def decode_one_by_one(
     for i, each in enumerate(data):
         try:
             items.append((i, decoder.decode(each)))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             failures.append((i, ValueError(f"the payload is no JSON object: {error}")))
     return items, failures
 

@@ -110,7 +110,7 @@ def _make_json(made: list[Event], indexes: Sequence[int], schema_id: str | None)
     for i in indexes:
         try:
             data = _encode(made[i].payload)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             unreadable.append(i)
             continue
         made[i] = msgspec.structs.replace(made[i], data=data, serialization_format=_JSON, schema_id=schema_id)
@@ -121,7 +121,7 @@ def _read(event: Event, payloads: list[Any]) -> bool:
     """Add the event's payload to ``payloads``, or None if it cannot be read; whether it can."""
     try:
         payloads.append(event.payload)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         payloads.append(None)
         return False
     return True

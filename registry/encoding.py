@@ -90,7 +90,7 @@ def _writer(registry: SchemaRegistryService, guard: SchemaGuard, data: bytes, wh
 def _read(writer: SchemaGuard, data: bytes, where: str) -> Any:
     try:
         return writer.read_many([data])[0]
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValidationFailedError(f"payload{where}: {error}") from error
 
 
@@ -100,7 +100,7 @@ def as_json(payload: JsonValue, index: int, all_payloads: Sequence[Any]) -> byte
         data = bytes(payload)
         try:
             _decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidInputError(f"payload{at(index, all_payloads)}: not JSON: {error}", index=index) from error
         return data
     try:

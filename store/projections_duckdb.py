@@ -15,7 +15,8 @@ import msgspec
 import pyarrow as pa
 
 from event_streaming_bus.errors import BusError, InUseError, QueryError, StorageError
-from event_streaming_bus.store.history.database import told
+from event_streaming_bus.store.database import LostDatabaseError
+from event_streaming_bus.store.history.database import drop_unmade, is_unmade, told
 from event_streaming_bus.store.history.sql_gate import check_statement, nodes_of, tree_of
 from event_streaming_bus.store.projections_base import (
     MAX_FOUND_ROWS,
@@ -77,6 +78,7 @@ class DuckdbProjection:
         self._in_transaction = False
         # DuckDB refuses two calls of one connection at once: even making a cursor is one.
         self._lock = threading.Lock()
+        drop_unmade(path)
         self._instance = _connect(path)
         try:
             with _errors(path, "opening"):
@@ -267,6 +269,8 @@ def _errors(path: Path, doing: str) -> Iterator[None]:
         yield
     except BusError:
         raise
+    except (duckdb.FatalException, duckdb.InternalException) as error:
+        raise LostDatabaseError(f"{doing} in {path} failed, and it is opened again: {told(error)}") from error
     except (duckdb.Error, pa.ArrowException) as error:
         raise StorageError(f"{doing} in {path} failed: {told(error)}") from error
 
@@ -278,7 +282,7 @@ def _progress(db: duckdb.DuckDBPyConnection) -> Progress:
 def query_duckdb(path: Path, sql: str, parameters: Sequence[Any], bounds: Bounds) -> Answer:
     """As ``DuckdbProjection.query``, of a file that nobody has open. Raises ``InUseError`` if somebody has, and
     ``FileNotFoundError`` if there is none."""
-    if not path.exists():
+    if not path.exists() or is_unmade(path):
         raise FileNotFoundError(path)
     check_statement(sql)
     with _errors(path, "reading"), _connect(path, read_only=True) as db:

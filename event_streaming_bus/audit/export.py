@@ -95,7 +95,7 @@ def read(source: Iterable[bytes]) -> Exported:
 def _header(line: bytes) -> Header:
     try:
         header = msgspec.json.decode(line, type=Header)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         header = None
     if header is None or header.kind != "audit" or header.format_version != FORMAT_VERSION:
         raise InvalidInputError("the first line is no header of an audit; expected what `esb audit export` writes")

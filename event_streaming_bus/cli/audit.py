@@ -123,7 +123,7 @@ def verify(settings: Settings, file: Path | None, public_key: Path | None, check
 def _checkpoint(path: Path) -> Checkpoint:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Checkpoint)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInputError(f"{path} has no checkpoint, as `esb audit checkpoint` prints it: {error}") from None
 
 

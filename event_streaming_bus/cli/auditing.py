@@ -31,6 +31,7 @@ AUDITED: Final[Mapping[tuple[str, ...], Audited]] = {
     ("aggregates", "restore"): Audited("aggregate.restore", "aggregate_ids"),
     ("aggregates", "retention"): Audited("aggregate.set-retention", "aggregate_type"),
     ("aggregates", "scavenge"): Audited("aggregate.scavenge", "aggregate_type"),
+    ("backup",): Audited("backup.create", "target"),
     ("dead-letters", "drop"): Audited("dead-letter.drop"),
     ("dead-letters", "retry"): Audited("dead-letter.retry"),
     ("erase",): Audited("erasure.create", RESULT),  # its subject is to be forgotten here too
@@ -65,6 +66,7 @@ AUDITED: Final[Mapping[tuple[str, ...], Audited]] = {
     ("sql",): Audited("saved-query.set", "save_as", only_with="save_as"),
     ("stream", "create"): Audited("stream.create", "name"),
     ("stream", "drop"): Audited("stream.delete", "name"),
+    ("stream", "grow"): Audited("stream.grow", "name"),
     ("tokens", "create"): Audited("token.create", "principal"),
     ("tokens", "revoke"): Audited("token.revoke", "token"),
 }
@@ -88,8 +90,8 @@ UNTOLD: Final = frozenset(
         *(("check",), ("dry-run",), ("graph",), ("read",), ("test",), ("trace",), ("version",), ("why",)),
         # What publishes and appends is in the log itself.
         *(("aggregates", "append"), ("publish",)),
-        # It records itself, in the audit of the log that it carries to.
-        ("migrate",),
+        # They record themselves: in the audit of the log that is carried to, and of the folder that was repaired or restored.
+        *(("doctor",), ("migrate",), ("restore",)),
         # The audit lies in the database itself, and before these there is none; it tells by itself when it was upgraded.
         *(("db", name) for name in ("import", "status", "upgrade")),
         # Servers record what is asked of them; what keeps read models up to date changes nothing that somebody has set.

@@ -97,7 +97,7 @@ class RowFile:
                     continue
                 try:
                     yield number, decoder.decode(line), ""
-                except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                     hint = "; each line must hold one whole object" if number == 1 else ""
                     yield number, None, f"not a JSON object: {error}{hint}"
 

@@ -74,7 +74,7 @@ def problem_of(status: int, body: bytes, url: str) -> Problem:
     """What the body of an answer says of an error."""
     try:
         told = msgspec.json.decode(body, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         text = " ".join(body[:_MAX_SHOWN].decode("utf-8", "replace").split())
         return Problem("", f"{url} answered with the status {status}: {text or 'and nothing else'}", {})
     details = {name: value for name, value in told.items() if name not in _PROBLEM_MEMBERS}

@@ -54,7 +54,7 @@ class RemoteService:
         )
         try:
             return msgspec.json.decode(content, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             url = self._connection.target.url
             raise ServerUnreachableError(
                 f"What {url} answered to {method} {path} is no answer of a bus: {error}", url=url

@@ -178,7 +178,9 @@ def _syntax_error_place(text: str, error: SyntaxError) -> tuple[int, int]:
     line is looked at once more as it is."""
     if "\n" not in text:
         try:
-            ast.parse(text, mode="eval")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                ast.parse(text, mode="eval")
         except SyntaxError as bare:
             return 1, (bare.offset or 1) - 1
     line = error.lineno or 1

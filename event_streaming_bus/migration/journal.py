@@ -6,12 +6,14 @@ to other partitions at the target, so a split of the source is spread over sever
 """
 
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 import msgspec
 
 from event_streaming_bus import ids
+from event_streaming_bus.errors import CorruptLogError
 from event_streaming_bus.migration.pairs import Pair
 from event_streaming_bus.models import LANES, Event, Receipt, Split, StreamInfo
 from event_streaming_bus.store.history_records import SYSTEM_TENANT
@@ -87,6 +89,35 @@ class Copied(msgspec.Struct, frozen=True, array_like=True):
         return found
 
 
+def copied_in(data: bytes) -> Copied:
+    """What a record of the journal tells. Raises ``CorruptLogError`` for one that ``entry_of`` did not write: every event is of
+    a piece that there is, and in a run or known, so ``places`` neither fails nor makes more than there are events."""
+    try:
+        copied = _decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise CorruptLogError(f"a record of the migration's journal cannot be read: {error}") from error
+    if not _fits(copied):
+        raise CorruptLogError("a record of the migration's journal does not fit itself: its events, pieces and runs differ")
+    return copied
+
+
+def _fits(copied: Copied) -> bool:
+    if len(copied.origins) % 2 or len(copied.partitions) != len(copied.origins):
+        return False
+    pieces, numbers = copied.pieces, copied.numbers()
+    if any(piece.lane not in range(len(LANES)) for piece in pieces) or (numbers and max(numbers) >= len(pieces)):
+        return False
+    partitions = array("H", copied.partitions)
+    appended = Counter((pieces[n].lane, p) for n, p in zip(numbers, partitions, strict=True) if p != _KNOWN)
+    told: Counter[tuple[int, int]] = Counter()
+    for lane, partition, _, count in copied.runs:
+        if count < 1:
+            return False
+        told[lane, partition] += count
+    known = [each.index for each in copied.known]
+    return appended == told and known == [index for index, partition in enumerate(partitions) if partition == _KNOWN]
+
+
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(Copied).decode
 
@@ -131,6 +162,6 @@ def read_journal(log: EventLog, journal: StreamInfo, pair: Pair) -> Iterator[Cop
             for key, data in zip(keys, batch.payloads(), strict=True):
                 if key != pair.before.stream_id:
                     continue
-                copied = _decode(data)
+                copied = copied_in(data)
                 if copied.source == pair.source and (copied.source_made_ms, copied.target_made_ms) == pair.made_ms:
                     yield copied

@@ -209,7 +209,7 @@ class _Journey:
         try:
             told = told_of_refused(guard, arrival.event) if guard is not None else ""
             error_type = "ValidationFailedError"
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             error_type, told = type(error).__name__, f"the payload cannot be decoded: {error}"
         (event,) = protect_letters(guard, [arrival.event])
         self._aside(arrival._replace(event=event, why=(error_type, told)), stream, _VALIDATION, guard)
@@ -258,7 +258,7 @@ def _run(rules: Sequence[CompiledRule], event: Event, stream: str, tally: Tally 
             try:
                 payload = event.payload
                 fields = payload if payload.__class__ is dict else _NO_FIELDS
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 unread = error
         if rule.match is not None:
             try:

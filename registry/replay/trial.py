@@ -201,7 +201,7 @@ def _ranges(
     begins, ends = log.begin_offsets(info.stream_id), log.end_offsets(info.stream_id)
     ranges = {}
     for split, end in ends.items():
-        begin = begins[split]
+        begin = begins.get(split, 0)
         if since_ms is not None and begin < end:
             begin = max(begin, log.offset_for_time(split, since_ms))
         if begin < end:

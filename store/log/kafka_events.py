@@ -18,7 +18,9 @@ A record of another producer is read as follows, and none is ever refused:
 - In both cases, a value in the wire format whose number is that of a schema in the registry has that version as its ``schema_id``
   and the format of the schema; where that is JSON, what stands before the text is left out.
 - Headers of CloudEvents that cannot be read count as none, and ``metadata.cloudevents_error`` says why.
-- In each of these cases the tenant is the stream's and the priority the lane's: no producer writes for another tenant.
+- In each of these cases the tenant is the stream's and the priority the lane's.
+
+Whoever wrote a record, and whatever its headers say, its tenant is the stream's: no producer writes for another tenant.
 """
 
 import base64
@@ -172,10 +174,12 @@ def envelope_of(message: Message, split: Split, tenant_id: str) -> Any:
         if raw is not None:
             try:
                 envelope = _decode(raw)
-            except msgspec.DecodeError:
-                pass
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                pass  # it is not of our making
             else:
                 if envelope.version == _VERSION:
+                    if envelope.tenant_id != tenant_id:  # whoever may write to a topic can write any header
+                        envelope = msgspec.structs.replace(envelope, tenant_id=tenant_id)
                     return envelope
     value = message.value()
     foreign = _foreign(message, headers or (), b"null" if value is None else value, split, tenant_id)

@@ -6,7 +6,14 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Final, TypeVar
 
-from event_streaming_bus.errors import BusError, FencedError, LostTransactionError, StorageError, StreamChangedError, StreamNotFoundError
+from event_streaming_bus.errors import (
+    BusError,
+    FencedError,
+    LostTransactionError,
+    StorageError,
+    StreamChangedError,
+    StreamNotFoundError,
+)
 from event_streaming_bus.models import Event, EventPriority, Position
 from event_streaming_bus.store.log.base import Append, AppendResult, Journal, Mark
 from event_streaming_bus.store.log.kafka_control import TURN_S, Control, Record, record_of

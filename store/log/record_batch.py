@@ -38,6 +38,7 @@ MAX_BATCH_PAYLOAD_BYTES: Final = 4 << 20
 
 _FIELDS: Final = Event.__struct_fields__
 _INDEX: Final = {name: i for i, name in enumerate(_FIELDS)}
+_LISTED: Final = tuple(i for name, i in _INDEX.items() if name not in ("data", "timestamp_ms"))
 _ENUMS: Final[dict[str, type[StrEnum]]] = {
     "priority": EventPriority,
     "compression_type": CompressionType,
@@ -120,6 +121,30 @@ def _pack_payloads(values: Sequence[bytes]) -> bytes | list[bytes]:
     return [_pack_integers("I", map(len, values)), b"".join(values)]
 
 
+def _fit(columns: Sequence[Any], count: int) -> bool:
+    """Whether these are the columns of so many events, as far as that shows without looking at each value."""
+    if count < 1 or len(columns) != len(_FIELDS):
+        return False
+    times = columns[_INDEX["timestamp_ms"]]
+    if times.__class__ is not bytes or len(times) != 8 * count or not _are_payloads(columns[_INDEX["data"]], count):
+        return False
+    for i in _LISTED:
+        values = columns[i]
+        if values.__class__ is not list or (len(values) != count and len(values) != 1):
+            return False
+    return True
+
+
+def _are_payloads(data: Any, count: int) -> bool:
+    """Lines are counted when they are asked for."""
+    if data.__class__ is bytes:
+        return True
+    if data.__class__ is not list or [each.__class__ for each in data] != [bytes, bytes]:
+        return False
+    sizes, blob = data
+    return len(sizes) == 4 * count and sum(_unpack_integers("I", sizes)) == len(blob)
+
+
 def checksum(split: Split, batch: "StoredBatch") -> int:
     """XXH3 (64 bits, as a signed integer) over the batch's place, its counts and times, and its body."""
     place = _PLACE.pack(
@@ -157,6 +182,9 @@ def store_events(events: Sequence[Event], base_offset: int, codec: CompressionTy
 
 class RecordBatch:
     """Neighbouring events of one split, read from the log; columns are decoded when they are asked for.
+
+    Whatever the stored bytes are, columns, payloads and events are as many as ``count`` says, or ``CorruptLogError`` is raised.
+    The values of a column are those that were written: that is what the checksum is for, which who reads the storage compares.
 
     ``offset`` is the offset of the first event, ``count`` how many there are, ``appended_at_ms`` when they were appended.
     """
@@ -201,12 +229,15 @@ class RecordBatch:
         if self._columns is None:
             try:
                 columns = _decoder.decode(decompress(self._stored.codec, self._stored.body))
-            except (msgspec.DecodeError, CorruptLogError) as error:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, CorruptLogError) as error:
                 raise self.damaged(str(error)) from error
             version, count, *columns = columns if len(columns) > 1 else (None, 0)
-            if version not in _LACKING or count != self._stored.count:
+            if version.__class__ is not int or version not in _LACKING or count != self._stored.count:
                 raise self.damaged("its header does not fit its contents")
-            self._columns = columns + [[None]] * _LACKING[version]
+            columns += [[None]] * _LACKING[version]
+            if not _fit(columns, count):
+                raise self.damaged("its columns do not fit the number of its events")
+            self._columns = columns
         return self._columns
 
     def damaged(self, reason: str) -> CorruptLogError:
@@ -234,13 +265,19 @@ class RecordBatch:
     def payload_lines(self) -> bytes | None:
         """All payloads as lines in one piece, or ``None`` where a payload holds a line feed or the batch is sliced."""
         data = self._decoded()[_INDEX["data"]]
-        return data if self._whole and isinstance(data, bytes) else None
+        if not self._whole or not isinstance(data, bytes):
+            return None
+        if data.count(b"\n") != self._stored.count - 1:
+            raise self.damaged("its payloads do not fit the number of its events")
+        return data
 
     def payloads(self) -> list[bytes]:
         """The payload of each event as stored, in offset order."""
         data = self._decoded()[_INDEX["data"]]
         if isinstance(data, bytes):
             payloads = data.split(b"\n")
+            if len(payloads) != self._stored.count:
+                raise self.damaged("its payloads do not fit the number of its events")
         else:
             payloads, start, blob = [], 0, data[1]
             for size in _unpack_integers("I", data[0]):
@@ -262,12 +299,10 @@ class RecordBatch:
         if name == "data":
             return self.payloads()
         values: Sequence[Any] = self._decoded()[_INDEX[name]]
-        as_enum = _ENUMS.get(name)
+        if name in _ENUMS:
+            values = self._words(name, values)
         if len(values) == 1:
-            value = values[0] if as_enum is None or values[0] is None else as_enum(values[0])
-            return [value] * self.count
-        if as_enum is not None:
-            values = [None if v is None else as_enum(v) for v in values]
+            return [values[0]] * self.count
         return values if self._whole else values[self._skip : self._skip + self.count]
 
     def constant(self, name: str) -> tuple[bool, Any]:
@@ -275,8 +310,15 @@ class RecordBatch:
         values = self._decoded()[_INDEX[name]]
         if name in ("data", "timestamp_ms") or len(values) != 1:
             return False, None
-        as_enum = _ENUMS.get(name)
-        return True, values[0] if as_enum is None or values[0] is None else as_enum(values[0])
+        return True, (self._words(name, values) if name in _ENUMS else values)[0]
+
+    def _words(self, name: str, values: Sequence[Any]) -> list[StrEnum | None]:
+        """The values of a column that has a fixed set of words."""
+        as_enum = _ENUMS[name]
+        try:
+            return [None if v is None else as_enum(v) for v in values]
+        except ValueError as error:
+            raise self.damaged(f"its column {name} holds what it cannot: {error}") from error
 
     def events(self) -> list[Event]:
         """The events, in offset order. Equal metadata may be one and the same object: do not change it."""

@@ -53,7 +53,7 @@ class RemoteService:
         content = self._content(method, path, tenant_id, body, is_repeatable=is_repeatable, is_keyed=is_keyed, more_s=more_s)
         try:
             return msgspec.json.decode(content, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             url = self._connection.target.url
             raise ServerUnreachableError(
                 f"What {url} answered to {method} {path} is no answer of a bus: {error}", url=url

@@ -99,7 +99,7 @@ def read_payloads(events: Sequence[RecordedEvent], fold: str) -> Iterator[Payloa
     when it is its turn."""
     try:
         read = _read_together(events)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         read = []
     if len(read) == len(events):
         yield from read
@@ -128,7 +128,7 @@ def _read_together(events: Sequence[RecordedEvent]) -> list[Payload]:
 def _read_one(event: RecordedEvent, fold: str) -> Payload:
     try:
         payload = _decode_one(event.data) if event.serialization_format is _JSON else event.payload
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise failure(fold, event, f"the payload cannot be read: {error}") from error
     if not isinstance(payload, dict):
         raise failure(fold, event, "the payload is no object")
