@@ -5,10 +5,10 @@ PY = .venv/bin/python
 READY = .venv/.installed
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test check bench serve constraints clean
+.PHONY: help demo test check bench faults fuzz audit serve constraints clean
 
 help:  ## what there is to make
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 demo: $(READY)  ## real flights through the bus: publish, flows, answers, history (under two minutes)
 	@$(PY) deploy/demo/run.py
@@ -21,10 +21,22 @@ check: $(READY)  ## what must hold before a change lands: lint, format, types, l
 	$(PY) -m ruff format --check $(SOURCES)
 	$(PY) -m mypy
 	.venv/bin/lint-imports
-	$(PY) -m pytest -W error -n 2 --dist loadfile --no-loadscope-reorder  # those of the browser last, as they are sorted
+	$(PY) -m pytest -W error -n 3 --dist loadfile --no-loadscope-reorder  # those of the browser last, as they are sorted
 
-bench: $(READY)  ## the speed table
-	@$(PY) tests/benchmarks/run.py
+bench: $(READY)  ## a quick report of the speed, in bench-report/ (under three minutes)
+	@$(PY) tests/benchmarks/report.py
+
+bench-full: $(READY)  ## every size, peer and scaling law; installs the peers; takes hours
+	@$(PY) tests/benchmarks/report.py --full
+
+faults: $(READY)  ## the crash matrix: ESB_FAULT_RUNS crashes (1000: ten minutes and more); SCENARIO=... and SEED=... run one case
+	@$(PY) tests/faults/crash_matrix.py $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(SEED),--seed $(SEED))
+
+fuzz: $(READY)  ## broken input for FUZZ_SECONDS (60) on each of TARGETS (all); guided by coverage if atheris is in .venv
+	@$(PY) tests/fuzz/run.py $(TARGETS)
+
+audit: $(READY)  ## look the dependencies up among known vulnerabilities
+	@$(PY) deploy/audit.py
 
 serve: $(READY)  ## the HTTP API on 127.0.0.1:8080, data in ./esb-data; prints the address that opens the page
 	@.venv/bin/esb serve
@@ -37,7 +49,7 @@ constraints: $(READY)  ## resolve pyproject.toml again and rewrite constraints.t
 	@echo "constraints.txt written; 'make check' tries it"
 
 clean:  ## remove .venv, caches and what the demo made
-	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build demo-data
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build demo-data bench-report
 	@find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Any Python from 3.6 on can run the script; the script finds the right one, or says what is missing.
