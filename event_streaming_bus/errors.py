@@ -135,6 +135,10 @@ class UnavailableError(StorageError):
     """What lies below cannot be reached at the moment. Nothing of what was asked was done; try again."""
 
 
+class LostDatabaseError(StorageError):
+    """The database met an error after which it refuses everything. It must be opened again; what was committed is there."""
+
+
 class LostTransactionError(StorageError):
     """The Kafka brokers gave a transaction up before it was committed. Nothing was written; try again."""
 

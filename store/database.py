@@ -12,14 +12,10 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from event_streaming_bus.errors import InvalidInputError, StorageError
+from event_streaming_bus.errors import InvalidInputError
 
 Values: TypeAlias = Sequence[Any] | Mapping[str, Any]
 _SCHEMES: Final = ("postgresql", "postgres")
-
-
-class LostDatabaseError(StorageError):
-    """The database met an error after which it refuses everything. It must be opened again; what was committed is there."""
 
 
 class Cursor(Protocol):

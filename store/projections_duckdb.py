@@ -14,8 +14,7 @@ import duckdb
 import msgspec
 import pyarrow as pa
 
-from event_streaming_bus.errors import BusError, InUseError, QueryError, StorageError
-from event_streaming_bus.store.database import LostDatabaseError
+from event_streaming_bus.errors import BusError, InUseError, LostDatabaseError, QueryError, StorageError
 from event_streaming_bus.store.history.database import drop_unmade, is_unmade, told
 from event_streaming_bus.store.history.sql_gate import check_statement, nodes_of, tree_of
 from event_streaming_bus.store.projections_base import (

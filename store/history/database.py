@@ -11,8 +11,7 @@ from typing import Final
 import duckdb
 import pyarrow as pa
 
-from event_streaming_bus.errors import BusError, InUseError, InvalidInputError, StorageError
-from event_streaming_bus.store.database import LostDatabaseError
+from event_streaming_bus.errors import BusError, InUseError, InvalidInputError, LostDatabaseError, StorageError
 from event_streaming_bus.store.sql import load_queries
 
 FORMAT_VERSION: Final = 4

@@ -15,10 +15,9 @@ from typing import Any, Final
 import duckdb
 import pyarrow as pa
 
-from event_streaming_bus.errors import BusError, EventNotFoundError
+from event_streaming_bus.errors import BusError, EventNotFoundError, LostDatabaseError
 from event_streaming_bus.fault_points import fault_point
 from event_streaming_bus.models import EventPriority, Split
-from event_streaming_bus.store.database import LostDatabaseError
 from event_streaming_bus.store.history.answers import QueryResult, Row, event_told, history_told
 from event_streaming_bus.store.history.asking import Answering, Bounds, ask
 from event_streaming_bus.store.history.database import SQL, database_errors, folder_of, open_database

@@ -8,11 +8,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from event_streaming_bus.errors import BusError, InUseError, StorageError
+from event_streaming_bus.errors import BusError, InUseError, LostDatabaseError, StorageError
 from event_streaming_bus.sourcing.projections.classes import Projection, definition_of, load_class
 from event_streaming_bus.sourcing.projections.definition import ProjectionDefinition, StoreKind
 from event_streaming_bus.sourcing.projections.folding import Fold
-from event_streaming_bus.store.database import LostDatabaseError
 from event_streaming_bus.store.projections import BuildRecord, EventFailure, ProjectionStore
 from event_streaming_bus.store.projections_base import Progress, ProjectionDatabase
 from event_streaming_bus.store.recorded import EVERY_EVENT, EventQuery, RecordedEvent
