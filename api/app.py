@@ -28,7 +28,6 @@ from event_streaming_bus.api.erasure import ErasuresController
 from event_streaming_bus.api.event_sourcing import EventSourcingController
 from event_streaming_bus.api.events import MAX_BATCH_BYTES, EventsController
 from event_streaming_bus.api.flows import FlowsController
-from event_streaming_bus.api.forwarding import Forwarding
 from event_streaming_bus.api.health import health, live, ready
 from event_streaming_bus.api.history import HistoryController
 from event_streaming_bus.api.hosts import check_host
@@ -57,7 +56,7 @@ from event_streaming_bus.api.web_page import Page
 from event_streaming_bus.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    pass  # loads psycopg: only for those who need it
+    from event_streaming_bus.api.forwarding import Forwarding
 
 LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]", "::1")
 _MAX_BODY_BYTES: Final = MAX_BATCH_BYTES + (1 << 16)
@@ -95,7 +94,7 @@ class _App(Litestar):
 
     page: Page
     publishing: DirectPublishing
-    forwarding: Forwarding | None
+    forwarding: "Forwarding | None"
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if self.forwarding is not None and self.forwarding.takes(scope):
@@ -120,7 +119,11 @@ def create_app(
     elsewhere can reach a server on this machine by a name of its own; ``["*"]`` accepts all. Without ``access``, nobody has to
     say who they are."""
     election = services.election
-    forwarding = None if election is None else Forwarding(election, hosts=frozenset(hosts), headers=HEADERS)
+    forwarding = None
+    if election is not None:
+        from event_streaming_bus.api.forwarding import Forwarding  # loads httpx: only for those who need it
+
+        forwarding = Forwarding(election, hosts=frozenset(hosts), headers=HEADERS)
     recorder = Recorder(services.storage, services.audit, services.tokens)
 
     @asynccontextmanager

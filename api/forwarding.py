@@ -18,6 +18,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.typing import Origin, Subprotocol
 
 from event_streaming_bus.api.asgi import Receive, Send, header_of, respond
+from event_streaming_bus.api.audited_actions import API
 from event_streaming_bus.api.hosts import check_host
 from event_streaming_bus.api.monitoring_access import check_page
 from event_streaming_bus.api.problems import problem
@@ -26,7 +27,6 @@ from event_streaming_bus.errors import InvalidInputError
 if TYPE_CHECKING:
     from event_streaming_bus.store.election import Election  # loads psycopg: only for those who need it
 
-API: Final = "/api/v1/"
 _LEADERS: Final = frozenset(
     {
         *("consumer-groups", "correlations", "dead-letters", "erasures", "flows", "history", "projections", "stream-processors"),

@@ -198,10 +198,7 @@ class GroupTables:
                     stream=split.stream_id,
                 )
             split_no, begin, end = row
-            if not 0 <= offset <= end:
-                raise OffsetOutOfRangeError(
-                    f"{split}: {offset} cannot be committed; expected 0 to {end}, the end of what it holds.", begin=begin, end=end
-                )
+            check_committed(split, offset, begin, end)
             rows.append((split_no, offset, end))
         for split_no, offset, end in rows:
             self._db.execute(SQL["upsert_offset"], (group_id, split_no, offset))
@@ -217,3 +214,11 @@ class GroupTables:
 
 def _encode(value: object) -> str:
     return msgspec.json.encode(value).decode()
+
+
+def check_committed(split: Split, offset: int, begin: int, end: int) -> None:
+    """Raise ``OffsetOutOfRangeError`` for an offset that no group can have come to in a split that holds ``begin`` to ``end``."""
+    if not 0 <= offset <= end:
+        raise OffsetOutOfRangeError(
+            f"{split}: {offset} cannot be committed; expected 0 to {end}, the end of what it holds.", begin=begin, end=end
+        )

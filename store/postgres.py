@@ -26,6 +26,11 @@ from event_streaming_bus.store.postgres_sql import translated
 MAX_CONNECTIONS: Final = 16
 """So many connections a process has to one database at the most."""
 _CONNECT_S: Final = 8.0
+_CONNECTION: Final[dict[str, Any]] = {
+    "autocommit": True,
+    "connect_timeout": int(_CONNECT_S),
+    "application_name": "event-streaming-bus",
+}
 _LOCK_MS: Final = 30_000
 _IDLE_MS: Final = 20_000  # less than others wait for the lock
 _TOGETHER: Final = 500
@@ -134,11 +139,9 @@ class PostgresDatabase:
     def session_lock(self, doing: str) -> Iterator["psycopg.Connection[Any] | None"]:
         """A lock named as this store, which lasts as long as its connection: ``None`` if another process has it. The connection
         is to be asked now and then whether it still stands; the lock is gone with it."""
-        with self._errors(doing):
-            connection = psycopg.connect(self.place.url, autocommit=True, connect_timeout=int(_CONNECT_S))
-            with connection:
-                row = connection.execute("SELECT pg_try_advisory_lock(%s)", (self._lock_key,)).fetchone()
-                yield connection if row is not None and row[0] else None
+        with self._errors(doing), connected(self.place) as connection:
+            row = connection.execute("SELECT pg_try_advisory_lock(%s)", (self._lock_key,)).fetchone()
+            yield connection if row is not None and row[0] else None
 
     def close(self) -> None:
         """Close it; the last one of a place closes its connections."""
@@ -178,9 +181,7 @@ def postgres_errors(place: PostgresPlace, doing: str) -> Iterator[None]:
 def connected(place: PostgresPlace) -> "psycopg.Connection[Any]":
     """A connection of its own. Raises ``StorageError`` with what is wrong: the address, the user, the password, the database."""
     with postgres_errors(place, "connecting"):
-        return psycopg.connect(
-            place.url, autocommit=True, connect_timeout=int(_CONNECT_S), application_name="event-streaming-bus"
-        )
+        return psycopg.connect(place.url, **_CONNECTION)
 
 
 class _Pools:
@@ -218,7 +219,7 @@ def _opened(place: PostgresPlace) -> "ConnectionPool[psycopg.Connection[Any]]":
         timeout=_CONNECT_S,
         max_idle=60,
         reconnect_timeout=_CONNECT_S,
-        kwargs={"autocommit": True, "connect_timeout": int(_CONNECT_S), "application_name": "event-streaming-bus"},
+        kwargs=_CONNECTION,
         configure=_configure,
         check=ConnectionPool.check_connection,
         open=True,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from event_streaming_bus.errors import StorageError
 from event_streaming_bus.fault_points import fault_point
+from event_streaming_bus.store.synced import sync
 
 
 def make_private(path: Path, data: bytes) -> bool:
@@ -27,11 +28,7 @@ def make_private(path: Path, data: bytes) -> bool:
             return False
         finally:
             made.unlink(missing_ok=True)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync(path.parent)
     except OSError as error:
         raise StorageError(f"{path} cannot be made: {error}.") from error
     return True

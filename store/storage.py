@@ -2,7 +2,6 @@
 
 import os
 import threading
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,12 +17,10 @@ from event_streaming_bus.store.log.base import EventLog
 from event_streaming_bus.store.log.embedded import EmbeddedLog
 from event_streaming_bus.store.log.group_broker import group_broker
 from event_streaming_bus.store.log.outbox import OutboxLog
-from event_streaming_bus.store.log.streams import create_tables
 from event_streaming_bus.store.log.wire_schemas import WireSchemas
 from event_streaming_bus.store.routes import RouteStore
 from event_streaming_bus.store.schemas import SchemaStore
 from event_streaming_bus.store.settings import Settings
-from event_streaming_bus.store.sqlite import SqliteDatabase
 from event_streaming_bus.store.subject_keys import SubjectKeys
 
 if TYPE_CHECKING:
@@ -179,8 +176,6 @@ def _kafka_log(url: str, synchronous: str) -> EventLog:
             raise
         raise InvalidInputError("kafka:// needs the package confluent-kafka: pip install confluent-kafka") from error
     settings = _kafka_settings(url)
-    with closing(SqliteDatabase(settings.folder / "log.db")) as database, database.write_lock():
-        create_tables(database.connection())  # of an embedded log that holds nothing: the tables of the groups refer to them
     log = KafkaLog(settings)
     try:
         return OutboxLog(log, settings.database or settings.folder / "log.db", synchronous=synchronous)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from event_streaming_bus.backup.manifest import NAME, BackedUpFile, Manifest, decoded, is_inside
-from event_streaming_bus.backup.targets import contents, copied, file_errors, sync
+from event_streaming_bus.backup.targets import contents, copied, file_errors
 from event_streaming_bus.errors import AlreadyExistsError, NotFoundError, StorageError
+from event_streaming_bus.store.synced import sync
 
 Progress = Callable[[int, int, str], None]
 

@@ -14,6 +14,7 @@ from typing import IO, Any, Final, Protocol, TypeAlias, cast
 
 from event_streaming_bus.backup.manifest import BackedUpFile
 from event_streaming_bus.errors import AlreadyExistsError, DiskFullError, InvalidInputError, StorageError
+from event_streaming_bus.store.synced import sync
 
 ARCHIVES: Final = (".tar.zst", ".tar.gz", ".tgz")
 _PIECE_BYTES: Final = 1 << 20
@@ -169,15 +170,6 @@ def described(path: Path, name: str) -> BackedUpFile:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
     return BackedUpFile(path=name, size=path.stat().st_size, sha256=digest.hexdigest())
-
-
-def sync(path: Path) -> None:
-    """Have a file or a folder on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

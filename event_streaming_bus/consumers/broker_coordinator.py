@@ -23,11 +23,11 @@ from event_streaming_bus.errors import (
     AlreadyExistsError,
     GroupNotFoundError,
     InvalidStateError,
-    OffsetOutOfRangeError,
     StreamNotFoundError,
 )
 from event_streaming_bus.models import Split
 from event_streaming_bus.store.broker_groups import BrokerGroup, BrokerGroupStore, MemberNote, Rejoin
+from event_streaming_bus.store.groups import check_committed
 from event_streaming_bus.store.log.group_broker import DescribedGroup, GroupBroker
 from event_streaming_bus.store.redeliveries import retry_stream_name
 from event_streaming_bus.store.storage import Storage
@@ -193,12 +193,7 @@ class BrokerCoordinator:
         for stream_id in {split.stream_id for split in offsets}:
             ends |= self._log.end_offsets(stream_id)
         for split, offset in offsets.items():
-            if not 0 <= offset <= ends[split]:
-                raise OffsetOutOfRangeError(
-                    f"{split}: {offset} cannot be committed; expected 0 to {ends[split]}, the end of what it holds.",
-                    begin=0,
-                    end=ends[split],
-                )
+            check_committed(split, offset, 0, ends[split])
         try:
             self._ask(group_id, closed="the committed offsets were set")
             self._await_nobody(group)

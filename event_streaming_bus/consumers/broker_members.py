@@ -22,13 +22,13 @@ from event_streaming_bus.errors import (
     GroupNotFoundError,
     InvalidInputError,
     InvalidStateError,
-    OffsetOutOfRangeError,
     StorageError,
     StreamNotFoundError,
     UnknownMemberError,
 )
 from event_streaming_bus.models import Split
 from event_streaming_bus.store.broker_groups import BrokerGroup, BrokerGroupStore, MemberNote
+from event_streaming_bus.store.groups import check_committed
 from event_streaming_bus.store.log.group_broker import BrokerMember, GroupBroker, MemberTerms, Part, Phase, Standing
 from event_streaming_bus.store.redeliveries import retry_stream_name
 from event_streaming_bus.store.storage import Storage
@@ -307,12 +307,7 @@ class BrokerMembers:
         for split, offset in offsets.items():
             if Partition(split.stream_id, split.partition) not in held:
                 raise self._fenced(member, f"Partition {split.partition} of stream '{split.stream_id}' is not its any more")
-            if not 0 <= offset <= ends[split]:
-                raise OffsetOutOfRangeError(
-                    f"{split}: {offset} cannot be committed; expected 0 to {ends[split]}, the end of what it holds.",
-                    begin=0,
-                    end=ends[split],
-                )
+            check_committed(split, offset, 0, ends[split])
         try:
             member.handle.commit(parts)
         except UnknownMemberError:

@@ -17,6 +17,7 @@ import xxhash
 
 from event_streaming_bus.errors import StorageError
 from event_streaming_bus.store.history.database import SQL, quoted
+from event_streaming_bus.store.synced import sync
 
 MANIFEST: Final = "manifest.json"
 SUFFIX: Final = ".parquet"
@@ -87,7 +88,7 @@ class ParquetFolder:
                 out.flush()
                 os.fsync(out.fileno())
             part.replace(self.path / MANIFEST)
-            _sync_folder(self.path)
+            sync(self.path)
 
     def part_of(self, file: ParquetFile) -> Path:
         """Where a file is to be written before it is ``finished``."""
@@ -104,7 +105,7 @@ class ParquetFolder:
             with part.open("rb") as written:
                 os.fsync(written.fileno())
             part.replace(path)
-            _sync_folder(path.parent)
+            sync(path.parent)
             return msgspec.structs.replace(file, size=path.stat().st_size, checksum=checksum_of(path))
 
     def remove(self, files: Iterable[ParquetFile]) -> None:
@@ -154,14 +155,6 @@ def view_of(table: str, manifest: Manifest, folder: Path) -> str:
 def total(files: Sequence[ParquetFile]) -> tuple[int, int]:
     """``(rows, bytes)`` of files."""
     return sum(file.rows for file in files), sum(file.size for file in files)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -60,14 +60,6 @@ def cost(ours: Callable[[], None], plain: Callable[[], None], turns: int = TURNS
     return Cost(*best)
 
 
-class _Converted(msgspec.Struct, gc=False):
-    auction: int = 0
-    price: float = 0
-    bidder: int = 0
-    dateTime: int = 0  # noqa: N815 - the payload's name
-    extra: str = ""
-
-
 def prepared(bus: Bus) -> list[Chunk]:
     """Nexmark events, put into the stream of the flow files and read from it."""
     load(bus, generator.batches(EVENTS, _SETTINGS))
@@ -95,7 +87,7 @@ def flow_cost(bus: Bus, chunks: list[Chunk], query: str, plain: Callable[[list[C
 
 def loop_of_q1(chunks: list[Chunk]) -> int:
     """Filter and map: decode five fields, change one, encode."""
-    decoder, encode, out = msgspec.json.Decoder(_Converted), msgspec.json.Encoder().encode, []
+    decoder, encode, out = msgspec.json.Decoder(handwritten.ConvertedBid), msgspec.json.Encoder().encode, []
     for chunk in chunks:
         for event_type, key, time_ms, bid in handwritten.decoded(chunk, decoder):
             if event_type == BID:

@@ -84,17 +84,9 @@ def plain_sum(chunks: list[Chunk]) -> tuple[Meter, Iterable[bytes]]:
     return meter, rows
 
 
-class _Converted(msgspec.Struct, gc=False):
-    auction: int = 0
-    price: float = 0
-    bidder: int = 0
-    dateTime: int = 0  # noqa: N815 - the payload's name
-    extra: str = ""
-
-
 def plain_q1(chunks: list[Chunk]) -> tuple[Meter, Iterable[bytes]]:
     """The bound of filter and map: a plain loop that decodes five fields, multiplies one and encodes them."""
-    decoder, encode = msgspec.json.Decoder(_Converted), msgspec.json.Encoder().encode
+    decoder, encode = msgspec.json.Decoder(handwritten.ConvertedBid), msgspec.json.Encoder().encode
     out: list[tuple[str, int, bytes]] = []
     with metered() as meter:
         for chunk in chunks:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-import kafka_broker
 import pytest
 
 from event_streaming_bus.bus import Bus, open_bus
@@ -10,11 +9,6 @@ from event_streaming_bus.models import EventConfig
 from event_streaming_bus.store.history.history import History
 from event_streaming_bus.store.storage import open_storage
 from event_streaming_bus.testing import read_all
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return kafka_broker.kafka_url(tmp_path_factory.mktemp("kafka"))
 
 
 @pytest.fixture(scope="module")

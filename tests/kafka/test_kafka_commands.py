@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import kafka_broker
 import pytest
 
 from event_streaming_bus.api.flow_trials import FlowTrials
@@ -32,11 +31,6 @@ FLOW = {
         }
     ],
 }
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return kafka_broker.kafka_url(tmp_path_factory.mktemp("kafka"))
 
 
 @pytest.fixture(scope="module")

@@ -58,11 +58,6 @@ class Record(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return kafka_broker.kafka_url(tmp_path_factory.mktemp("kafka"))
-
-
-@pytest.fixture(scope="module")
 def settings(url: str) -> KafkaSettings:
     return parse_url(url, "unused")
 

@@ -32,11 +32,6 @@ HISTORY = [
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return kafka_broker.kafka_url(tmp_path_factory.mktemp("kafka"))
-
-
-@pytest.fixture(scope="module")
 def bus(url: str) -> Iterator[Bus]:
     with open_bus(url) as opened:
         yield opened

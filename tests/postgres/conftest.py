@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from outboxes import outbox
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -42,3 +43,10 @@ def storage(shared: PostgresPlace, tmp_path: Path) -> Iterator[Storage]:
 @pytest.fixture
 def bus(storage: Storage) -> Bus:
     return Bus(storage)
+
+
+@pytest.fixture
+def relayed_bus(shared: PostgresPlace, tmp_path: Path) -> Iterator[Bus]:
+    """As ``bus``, with aggregates: their events come to their streams by an outbox."""
+    with Bus(Storage(tmp_path, outbox(tmp_path, shared), shared=shared)) as bus:
+        yield bus

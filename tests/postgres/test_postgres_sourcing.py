@@ -1,13 +1,10 @@
 """Event sourcing on PostgreSQL: as in a file. The events come to their streams by an outbox, a moment later."""
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
 import test_event_sourcing
-from outboxes import outbox
 from test_event_sourcing import *  # noqa: F403
 from test_event_sourcing import NEVER
 
@@ -15,7 +12,6 @@ from event_streaming_bus.bus import Bus
 from event_streaming_bus.models import Event
 from event_streaming_bus.sourcing.service import EventSourcingService
 from event_streaming_bus.store.database import PostgresPlace
-from event_streaming_bus.store.storage import Storage
 from event_streaming_bus.testing import read_all
 
 # Which place it got is not known yet:
@@ -23,9 +19,8 @@ del test_events_are_routed_as_all_that_is_published  # noqa: F821
 
 
 @pytest.fixture
-def bus(shared: PostgresPlace, tmp_path: Path) -> Iterator[Bus]:
-    with Bus(Storage(tmp_path, outbox(tmp_path, shared), shared=shared)) as bus:
-        yield bus
+def bus(relayed_bus: Bus) -> Bus:
+    return relayed_bus
 
 
 @pytest.fixture

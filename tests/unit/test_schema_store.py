@@ -91,7 +91,11 @@ def test_a_version_that_others_registered_meanwhile_is_noticed(store: SchemaStor
 
 
 def test_versions_registered_by_many_at_once_have_numbers_of_their_own(tmp_path: Path) -> None:
-    stores = [SchemaStore(tmp_path / "log.db", SubjectKeys(tmp_path)) for _ in range(4)]
+    check_many_at_once([SchemaStore(tmp_path / "log.db", SubjectKeys(tmp_path)) for _ in range(4)])
+
+
+def check_many_at_once(stores: list[SchemaStore]) -> None:
+    """Stores over the same tables, which register at once and are closed then."""
 
     def register(store: SchemaStore, number: int) -> None:
         for i in range(10):

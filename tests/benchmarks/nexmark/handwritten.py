@@ -35,7 +35,7 @@ _STANDSTILL: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _encode: Final = msgspec.json.Encoder().encode
 
 
-class _ConvertedBid(msgspec.Struct, gc=False):
+class ConvertedBid(msgspec.Struct, gc=False):
     auction: int = 0
     price: float = 0
     bidder: int = 0
@@ -86,7 +86,7 @@ def decoded(chunk: Chunk, decoder: "msgspec.json.Decoder[Any]") -> Iterable[tupl
 
 def fused_q1(source: Source[Chunk], sink: Sink[Message]) -> Dataflow:
     """Every bid, its price in another currency."""
-    decoder = msgspec.json.Decoder(_ConvertedBid)
+    decoder = msgspec.json.Decoder(ConvertedBid)
 
     def convert(chunks: list[Chunk]) -> list[Message]:
         out = []
