@@ -157,21 +157,22 @@ class ClusterSupervisor:
                 self._outcome = Outcome(error=error)
 
     def _lose(self, index: int, reason: str) -> None:
-        """A host is lost. What follows from that is done here, not later: it may connect anew at once."""
+        """A host is lost. What follows from that is done here, not later: it may connect anew at once. It is told once it is done."""
         self._links.pop(index).close()
         self._beats.pop(index, None)
         self._told.pop(index, None)
         self._reasons[index] = reason
         if self._generation:
             self._lost = True
-        if self._phase not in (Phase.STOPPING, Phase.DONE):  # then it goes since this one does, or since all is done
-            ending = "; this host's workers end until it is back" if self._workers is not None else ""
-            self._duties.tell(f"{self._cluster.hosts[index]} is lost: {reason}{ending}")
+        phase, had_workers = self._phase, self._workers is not None
         if self._asked_until_s is not None:  # they have little left to do, if the host that is lost had ended its own
             self._asked_until_s = min(self._asked_until_s, time.monotonic() + self._timing.lost_after_s)
-        elif self._phase is not Phase.IDLE:
+        elif phase is not Phase.IDLE:
             self._end_workers()
             self._end_generation(None)
+        if phase not in (Phase.STOPPING, Phase.DONE):  # then it goes since this one does, or since all is done
+            ending = "; this host's workers end until it is back" if had_workers else ""
+            self._duties.tell(f"{self._cluster.hosts[index]} is lost: {reason}{ending}")
 
     # --- what is done
 

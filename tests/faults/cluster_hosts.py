@@ -162,6 +162,12 @@ class Host:
             assert time.monotonic() < deadline, f"waiting for {text!r}: {self.said()}"
             time.sleep(0.05)
 
+    def wait_for_no_worker(self, deadline_s: float) -> None:
+        """Wait until none of its workers is alive; ``deadline_s`` is monotonic."""
+        while workers := self.workers():
+            assert time.monotonic() < deadline_s, f"{workers} are alive: {self.said()}"
+            time.sleep(0.05)
+
     def close(self) -> None:
         if self._process is not None and self._process.poll() is None:
             self.kill()
