@@ -273,6 +273,8 @@ class EventPublishingService:
         return Publication(stream=stream, events=events, appends=appends, published=published, refused=refused, routed=routed)
 
     def _check_sizes(self, events: Sequence[Event]) -> None:
+        if max([len(event.data) for event in events], default=0) <= self._max_payload_bytes:
+            return
         for i, event in enumerate(events):
             if len(event.data) > self._max_payload_bytes:
                 raise PayloadTooLargeError(
@@ -309,55 +311,57 @@ def _build_events(
     formats = [encoded.format] * count
     for i in encoded.invalid:
         formats[i] = SerializationFormat.JSON
-    configs = [event_config] * count if isinstance(event_config, EventConfig) else event_config
-    for name, values in (("event_config", configs), ("keys", keys), ("timestamps_ms", timestamps_ms)):
-        if values is not None and len(values) != count:
+    for name, values in (("event_config", event_config), ("keys", keys), ("timestamps_ms", timestamps_ms)):
+        if values is not None and not isinstance(values, EventConfig) and len(values) != count:
             raise InvalidInputError(f"{name}: expected one for each of the {count} payloads, got {len(values)}")
+    runs: Sequence[tuple[EventConfig, range]]
+    if one_for_all := isinstance(event_config, EventConfig):
+        runs = [(event_config, range(count))] if count else []
+    else:
+        runs = [(config, range(i, i + 1)) for i, config in enumerate(event_config)]
     own_ids = ids.new_ids(ids.EVENT, count)
-    events = []
-    is_delayed = False
-    deliver_at_ms = expires_at_ms = None
-    timed: EventConfig | None = None
-    for i, config in enumerate(configs):
-        if config is not timed:  # one for all is looked at once
-            timed = config
-            deliver_at_ms, expires_at_ms = _delivery(config, i if event_config is not config else None, now_ms)
-            is_delayed = is_delayed or (deliver_at_ms is not None and deliver_at_ms > now_ms)
+    events: list[Event] = []
+    is_delayed, own = False, True
+    for config, indexes in runs:
+        first = indexes.start
         if config.serialization_format is SerializationFormat.AVRO and encoded.format is SerializationFormat.JSON:
             raise InvalidInputError(
-                f"serialization_format{at(i, payloads)}: the stream {stream.name} has no Avro schema, so its events are JSON"
+                f"serialization_format{at(first, payloads)}: the stream {stream.name} has no Avro schema, so its events are JSON"
             )
-        key = keys[i] if keys is not None else config.key
-        if timestamps_ms is not None:
-            at_ms = timestamps_ms[i]
-        else:
-            at_ms = now_ms if config.timestamp is None else time_ms(config.timestamp)
-        events.append(
+        deliver_at_ms, expires_at_ms = _delivery(config, None if one_for_all else first, now_ms)
+        is_delayed = is_delayed or (deliver_at_ms is not None and deliver_at_ms > now_ms)
+        own = own and not config.event_id
+        at_ms = now_ms if config.timestamp is None or timestamps_ms is not None else time_ms(config.timestamp)
+        event_id, event_type, default_key, source = config.event_id, config.event_type, config.key, config.source_capability
+        aggregate_id, aggregate_type, metadata = config.aggregate_id, config.aggregate_type, config.metadata
+        correlation_id, causation_id, traceparent = config.correlation_id, config.causation_id, config.traceparent
+        priority, compression_type, max_retries = config.priority, config.compression_type, config.max_retries
+        events += [
             Event(
-                config.event_id or own_ids[i],
-                config.event_type,
-                at_ms,
+                event_id or own_ids[i],
+                event_type,
+                at_ms if timestamps_ms is None else timestamps_ms[i],
                 payloads[i],
-                config.aggregate_id if key is None else key,
-                config.source_capability,
-                config.aggregate_id,
-                config.aggregate_type,
-                config.metadata,
-                config.correlation_id,
-                config.causation_id,
-                config.priority,
-                config.compression_type,
+                aggregate_id if (key := default_key if keys is None else keys[i]) is None else key,
+                source,
+                aggregate_id,
+                aggregate_type,
+                metadata,
+                correlation_id,
+                causation_id,
+                priority,
+                compression_type,
                 formats[i],
-                config.max_retries,
+                max_retries,
                 tenant_id,
                 user_id,
                 encoded.schema_ids.get(i, schema_id),
-                config.traceparent,
+                traceparent,
                 deliver_at_ms,
                 expires_at_ms,
             )
-        )
-    own = not any(config.event_id for config in (configs if configs is event_config else configs[:1]))
+            for i in indexes
+        ]
     return events, own, is_delayed
 
 

@@ -1,6 +1,7 @@
 """Payloads as publishers give them, written as the bytes that a stream keeps."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -35,7 +36,7 @@ def encode(registry: SchemaRegistryService, guard: SchemaGuard | None, payloads:
     written in the wire format with a version of that schema. Raises ``InvalidInputError`` for what cannot be expressed.
     """
     if guard is None or guard.format is SerializationFormat.JSON:
-        data = [as_json(payload, i, payloads) for i, payload in enumerate(payloads)]
+        data = _all_as_json(payloads)
         if guard is None:
             return Encoded(data, SerializationFormat.JSON, [], (), {})
         values = [
@@ -92,6 +93,14 @@ def _read(writer: SchemaGuard, data: bytes, where: str) -> Any:
         return writer.read_many([data])[0]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValidationFailedError(f"payload{where}: {error}") from error
+
+
+def _all_as_json(payloads: Sequence[JsonValue]) -> list[bytes]:
+    """``as_json`` of each."""
+    if not any(issubclass(kind, _TEXT) for kind in set(map(type, payloads))):
+        with suppress(TypeError, ValueError, RecursionError, msgspec.MsgspecError):  # one by one they tell which of them it is
+            return list(map(_encode, payloads))
+    return [as_json(payload, i, payloads) for i, payload in enumerate(payloads)]
 
 
 def as_json(payload: JsonValue, index: int, all_payloads: Sequence[Any]) -> bytes:

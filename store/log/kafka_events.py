@@ -25,8 +25,9 @@ Whoever wrote a record, and whatever its headers say, its tenant is the stream's
 
 import base64
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import repeat
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -44,6 +45,11 @@ _DATA_AT: Final = Event.__struct_fields__.index("data")
 _INT64: Final = range(-(1 << 63), 1 << 63)
 _SINCE_1970: Final = range(253_402_300_800_000)  # up to the end of the year 9999
 _WIRE_PREFIX_BYTES: Final = 5
+_MANY: Final = 8
+_NOT_STORABLE: Final = (TypeError, ValueError, OverflowError, RecursionError, InvalidInputError)
+_OWN: Final = frozenset({"event_id", "timestamp_ms", "data", "key"})
+_SHARED: Final = [name for name in Event.__struct_fields__ if name not in _OWN and name != "metadata"]
+_OWN_HEADERS: Final = frozenset({"ce_id", "ce_time", "ce_partitionkey"})
 _COMMON: Final = (
     "source_capability",
     "aggregate_type",
@@ -85,13 +91,16 @@ Record: TypeAlias = tuple[bytes, bytes | None, Headers]
 
 def to_record(event: Event) -> Record:
     """The record of an event. ``InvalidInputError`` names an event that cannot be written."""
-    (record,) = to_records([event])
+    (record,) = to_records((event,))
     return record
 
 
-def to_records(events: Iterable[Event]) -> Iterator[Record]:
+def to_records(events: Sequence[Event]) -> Iterator[Record]:
     """The records of events, each made when it is asked for: a record is a dozen small objects, and Python's garbage collector
     spends more time on thousands of them than it takes to make and send them. ``InvalidInputError`` as for ``to_record``."""
+    if len(events) >= _MANY and _are_alike(events):
+        yield from _records_alike(events)
+        return
     like: tuple[Any, ...] | None = None
     common: tuple[tuple[str, bytes], ...] = ()
     encode = _encoder.encode
@@ -102,17 +111,64 @@ def to_records(events: Iterable[Event]) -> Iterator[Record]:
             if fields != like:
                 like, common = fields, _common_headers(*fields)
             headers = _headers(event, common)
-            exact = [_VERSION, *row]
-            del exact[1 + _DATA_AT]
-            headers.append((EXACT_HEADER, encode(exact)))
+            headers.append((EXACT_HEADER, encode(_exact(row))))
             key = None if event.key is None else event.key.encode()
-        except (TypeError, ValueError, OverflowError, RecursionError, InvalidInputError) as error:
-            raise InvalidInputError(
-                f"The event {event.event_id!r} cannot be stored: {error}. Metadata may hold what JSON holds, with integers of at "
-                "most 64 bits; all text must be Unicode.",
-                event_id=event.event_id,
-            ) from error
+        except _NOT_STORABLE as error:
+            raise _refused(event, error) from error
         yield event.data, key, headers
+
+
+def _refused(event: Event, error: Exception) -> InvalidInputError:
+    return InvalidInputError(
+        f"The event {event.event_id!r} cannot be stored: {error}. Metadata may hold what JSON holds, with integers of at "
+        "most 64 bits; all text must be Unicode.",
+        event_id=event.event_id,
+    )
+
+
+def _exact(row: tuple[Any, ...]) -> list[Any]:
+    """What the header for the bus itself holds."""
+    exact = [_VERSION, *row]
+    del exact[1 + _DATA_AT]
+    return exact
+
+
+def _are_alike(events: Sequence[Event]) -> bool:
+    """Whether the fields that are not an event's own have the same values; for metadata, that is the same object."""
+    columns = dict(zip(Event.__struct_fields__, zip(*map(_row, events), strict=True), strict=True))
+    metadata = columns["metadata"]
+    if not all(map(operator.is_, metadata, repeat(metadata[0]))):
+        return False
+    return all(columns[name].count(columns[name][0]) == len(events) for name in _SHARED)
+
+
+def _records_alike(events: Sequence[Event]) -> Iterator[Record]:
+    """``to_records`` of events that are alike: what they have in common is made once."""
+    encode = _encoder.encode
+    event = events[0]
+    try:
+        row = _row(event)
+        exact = _exact(row)
+        packed = list(map(encode, exact))
+        head = encode(exact)[: -sum(map(len, packed[1:]))]  # how many there are, and the version
+        kind, rest = packed[2], b"".join(packed[5:])
+        common = [header for header in _headers(event, _common_headers(*_common_of(row))) if header[0] not in _OWN_HEADERS]
+        at_ms: int | None = None
+        for event in events:
+            if event.timestamp_ms != at_ms:
+                at_ms = event.timestamp_ms
+                _check_time(at_ms)
+                time_header = "ce_time", _time(at_ms)
+                kind_at = kind + encode(at_ms)
+            event_id, key = event.event_id, event.key
+            key_raw = None if key is None else key.encode()
+            headers: Headers = [*common, ("ce_id", event_id.encode()), time_header]
+            if key_raw:
+                headers.append(("ce_partitionkey", key_raw))
+            headers.append((EXACT_HEADER, head + encode(event_id) + kind_at + encode(key) + rest))
+            yield event.data, key_raw, headers
+    except _NOT_STORABLE as error:
+        raise _refused(event, error) from error
 
 
 def _headers(event: Event, common: tuple[tuple[str, bytes], ...]) -> Headers:
@@ -121,8 +177,7 @@ def _headers(event: Event, common: tuple[tuple[str, bytes], ...]) -> Headers:
     time_ms = event.timestamp_ms
     traceparent = event.traceparent
     headers: Headers
-    if time_ms not in _INT64:
-        raise OverflowError("timestamp_ms has more than 64 bits")
+    _check_time(time_ms)
     if event.metadata is not None or event.deliver_at_ms is not None or event.expires_at_ms is not None:
         headers = [*cloudevents.to_headers(event)]
     else:
@@ -140,6 +195,11 @@ def _headers(event: Event, common: tuple[tuple[str, bytes], ...]) -> Headers:
     if traceparent:
         headers.append(("traceparent", traceparent.encode()))
     return headers
+
+
+def _check_time(time_ms: int) -> None:
+    if time_ms not in _INT64:
+        raise OverflowError("timestamp_ms has more than 64 bits")
 
 
 def _time(time_ms: int) -> bytes:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from itertools import pairwise, repeat
 from typing import TypeAlias
 
 from event_streaming_bus.errors import InvalidStateError
@@ -32,10 +32,14 @@ class Placement:
         _refuse_delays(append)
         self._indexes = self._groups(seen)
 
-    def _groups(self, seen: Sequence[Seen]) -> dict[tuple[EventPriority, int], list[int]]:
+    def _groups(self, seen: Sequence[Seen]) -> Mapping[tuple[EventPriority, int], Sequence[int]]:
         """The indexes of the new events by lane and partition, in the order given."""
         append, partitions, tenant_id = self.append, self.info.config.partitions, self.info.tenant_id
         keyless = append.partition if append.partition is not None else time.monotonic_ns() // 1_000_000
+        if append.new_ids and partitions == 1 and append.events:
+            lane = append.events[0].priority
+            if all(event.priority is lane for event in append.events):
+                return {(lane, 0): range(len(append.events))}
         groups: dict[tuple[EventPriority, int], list[int]] = {}
         taken: dict[str, int] = {}
         for i, event in enumerate(append.events):
@@ -89,6 +93,9 @@ class Placement:
         ]
 
         def receipts() -> list[Receipt]:
+            if not known and not repeats and len(placed) == 1:
+                split, offsets, _ = placed[0]
+                return list(map(Receipt, event_ids, map(Position, repeat(split), offsets)))
             found = {i: Receipt(event_ids[i], position, duplicate=True) for i, position in known.items()}
             for split, offsets, indexes in placed:
                 for offset, i in zip(offsets, indexes, strict=True):
