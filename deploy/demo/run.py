@@ -1,6 +1,6 @@
 """The demo: a month of flights and weather through the bus, flows over them, and questions to the history.
 
-python deploy/demo/run.py [--data FOLDER] [--flights FILE] [--weather FILE]
+python deploy/demo/run.py [--data FOLDER|URL] [--flights FILE] [--weather FILE]
 """
 
 import argparse
@@ -54,13 +54,15 @@ QUESTIONS: Final = (
 def main() -> int:
     """Run the demo; 0 if all went well."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("demo-data"), help="made anew (default: ./demo-data)")
+    parser.add_argument("--data", default="demo-data", help="a folder, made anew (default: ./demo-data), or the URL of a new log")
     parser.add_argument("--flights", type=Path, default=HERE / "data" / "flights-2013-01.csv.gz")
     parser.add_argument("--weather", type=Path, default=HERE / "data" / "weather-2013-01.csv.gz")
     options = parser.parse_args()
     try:
         started_s = time.monotonic()
-        with open_bus(_new_folder(options.data)) as bus:
+        with open_bus(options.data if "://" in options.data else _new_folder(Path(options.data))) as bus:
+            if any(stream.name == "flights" for stream in bus.log.list_streams()):
+                raise InvalidInputError(f"{options.data} has a stream 'flights' already; name another log with --data")
             run(bus, options.flights, options.weather)
             show(bus)
         print(f'\nDone in {time.monotonic() - started_s:.1f} s. Ask on: esb --data {options.data} sql "FROM events LIMIT 3"')  # noqa: T201

@@ -17,12 +17,14 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+
+from event_streaming_bus.bus import Bus, open_bus
 
 ROOT = Path(__file__).parents[1]
 sys.path += [str(ROOT / "kafka"), str(ROOT / "postgres")]  # tests there tell if a broker or a server is missing
@@ -57,6 +59,19 @@ def environment(backend: str, folder: Path) -> dict[str, str]:
     place = postgres_server.shared_server().new_database()
     master_key = base64.b64encode(b"k" * 32).decode()
     return {"ESB_DATA": kafka_broker.kafka_url(folder), "ESB_DATABASE": place.url, "ESB_MASTER_KEY": master_key}
+
+
+@pytest.fixture(scope="module")
+def new_bus(backend: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Bus]]:
+    """Opens new buses in this process; they are closed after the file's tests."""
+    with ExitStack() as opened, pytest.MonkeyPatch.context() as patch:
+
+        def new() -> Bus:
+            for name, value in environment(backend, tmp_path_factory.mktemp("bus")).items():
+                patch.setenv(name, value)
+            return opened.enter_context(open_bus())
+
+        yield new
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """The demo's answers, checked against the same questions asked of the CSV files directly."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -10,7 +10,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from event_streaming_bus.bus import Bus, open_bus
+from event_streaming_bus.bus import Bus
 from event_streaming_bus.models import rfc3339
 from event_streaming_bus.store.history import History
 from event_streaming_bus.testing import read_all
@@ -31,12 +31,12 @@ def load_module(name: str) -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bus]:
+def bus(new_bus: Callable[[], Bus]) -> Bus:
     load_module("load")
     demo = load_module("run")
-    with open_bus(tmp_path_factory.mktemp("demo")) as opened:
-        demo.run(opened, FLIGHTS, WEATHER)
-        yield opened
+    bus = new_bus()
+    demo.run(bus, FLIGHTS, WEATHER)
+    return bus
 
 
 def ask(question: str) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -22,7 +22,7 @@ from event_streaming_bus.flows.build import build
 from event_streaming_bus.flows.deploy import deploy
 from event_streaming_bus.flows.runner import current_ends
 from event_streaming_bus.flows.spec import load_flow
-from event_streaming_bus.testing import read_all, temporary_bus
+from event_streaming_bus.testing import read_all
 
 BENCHMARKS: Final = Path(generator.__file__).parents[1]
 EVENTS: Final = 16_000
@@ -39,21 +39,21 @@ class World(NamedTuple):
     answers: Answers
 
 
-def world(settings: Settings) -> Iterator[World]:
+def world(settings: Settings, bus: Bus) -> Iterator[World]:
     batches = list(generator.batches(EVENTS, settings))
-    with temporary_bus() as bus, Answers(chain.from_iterable(batches)) as answers:
+    with Answers(chain.from_iterable(batches)) as answers:
         assert load(bus, batches) == EVENTS
         yield World(bus, answers)
 
 
 @pytest.fixture(scope="module")
-def disordered() -> Iterator[World]:
-    yield from world(IN_DISORDER)
+def disordered(new_bus: Callable[[], Bus]) -> Iterator[World]:
+    yield from world(IN_DISORDER, new_bus())
 
 
 @pytest.fixture(scope="module")
-def ordered() -> Iterator[World]:
-    yield from world(IN_ORDER)
+def ordered(new_bus: Callable[[], Bus]) -> Iterator[World]:
+    yield from world(IN_ORDER, new_bus())
 
 
 def run(bus: Bus, query: str) -> list[dict[str, Any]]:
@@ -68,6 +68,7 @@ def in_order(rows: list[dict[str, Any]]) -> list[list[tuple[str, Any]]]:
     return sorted([sorted(row.items()) for row in rows], key=repr)
 
 
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("query", QUERIES)
 def test_a_flow_gives_the_rows_that_sql_gives(query: str, request: pytest.FixtureRequest) -> None:
     events: World = request.getfixturevalue("ordered" if query in WAITS_FOR_NOBODY else "disordered")
