@@ -1,6 +1,5 @@
 """``esb`` at work for tests: commands in this process, and a server in one of its own."""
 
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from click.testing import CliRunner
+from warm import Warm
 
 from event_streaming_bus.cli import main
 from event_streaming_bus.store.storage import open_storage
@@ -53,11 +53,9 @@ def commands(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Esb]:
 def served(folder: Path, *options: str, may_tell: Sequence[str] = ()) -> Iterator[str]:
     """The URL of a server on a data folder, which lets anybody in unless ``options`` say otherwise. It must end in good order,
     and have nothing to complain of but what ``may_tell`` has parts of."""
-    command = [ESB, "--data", str(folder), "serve", "--port", "0", "--auth", "off", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    yield process.stdout.readline().split(" on ")[1].split()[0]
-    process.terminate()
-    _, errors = process.communicate(timeout=60)
-    complaints = [line for line in errors.splitlines() if not any(part in line for part in may_tell)]
-    assert (process.returncode, complaints) == (0, [])
+    server = Warm(["--data", str(folder), "serve", "--port", "0", "--auth", "off", *options])
+    yield server.first_line().split(" on ")[1].split()[0]
+    server.terminate()
+    done = server.wait(60)
+    complaints = [line for line in done.stderr.splitlines() if not any(part in line for part in may_tell)]
+    assert (done.returncode, complaints) == (0, [])

@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
+from warm import run_esb
 
 ESB = Path(sys.executable).with_name("esb")
 Esb = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -32,9 +33,7 @@ def esb(tmp_path: Path) -> Esb:
     """Runs ``esb`` in a folder of its own; ``code`` is the exit code that is expected."""
 
     def run(*arguments: str, code: int = 0, text: str | None = None) -> "subprocess.CompletedProcess[str]":
-        done = subprocess.run(
-            [ESB, *arguments], cwd=tmp_path, env=environment(tmp_path), input=text, capture_output=True, text=True, timeout=120
-        )
+        done = run_esb(arguments, cwd=tmp_path, env=environment(tmp_path), stdin=text)
         assert done.returncode == code, done.stdout + done.stderr
         assert "Traceback" not in done.stderr
         return done

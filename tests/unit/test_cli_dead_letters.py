@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from warm import run_esb
 
 from event_streaming_bus.bus import open_bus
 from event_streaming_bus.testing import read_all
@@ -33,7 +34,7 @@ def esb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Esb:
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str, code: int = 0, stdin: str = "") -> Completed:
-        done = subprocess.run([ESB, *arguments], input=stdin, capture_output=True, text=True, timeout=60)
+        done = run_esb(arguments, stdin=stdin)
         assert done.returncode == code, done.stdout + done.stderr
         assert "Traceback" not in done.stderr
         return done
@@ -134,5 +135,5 @@ def test_a_command_that_does_not_say_which_letters_is_wrong_usage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, arguments: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    done = subprocess.run([ESB, "dead-letters", command, *arguments], capture_output=True, text=True, timeout=60)
+    done = run_esb(["dead-letters", command, *arguments])
     assert (done.returncode, "Say which" in done.stderr) == (2, True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from warm import run_esb
 
 from event_streaming_bus.bus import open_bus
 from event_streaming_bus.models import EventConfig
@@ -42,7 +43,7 @@ def esb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Esb:
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str, stdin: str = "") -> Completed:
-        return subprocess.run([ESB, *arguments], input=stdin, capture_output=True, text=True, timeout=TIMEOUT_S)
+        return run_esb(arguments, stdin=stdin, timeout_s=TIMEOUT_S)
 
     return run
 

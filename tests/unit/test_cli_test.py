@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from warm import run_esb
 
 from event_streaming_bus.bus import open_bus
 from event_streaming_bus.models import EventConfig
 
-ESB = str(Path(sys.executable).with_name("esb"))
 TIMEOUT_S = 60
 DEMO = Path(__file__).parents[2] / "deploy" / "demo"
 FLOW = """
@@ -41,7 +41,7 @@ def esb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Esb:
     Path("flow.yaml").write_text(FLOW)
 
     def run(*arguments: str) -> Completed:
-        return subprocess.run([ESB, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_S)
+        return run_esb(arguments, timeout_s=TIMEOUT_S)
 
     return run
 
@@ -109,10 +109,12 @@ def make_numbers() -> None:
             ).result()
 
 
-def test_a_dry_run_leaves_every_file_as_it_was(esb: Esb) -> None:
+@pytest.mark.usefixtures("esb")
+def test_a_dry_run_leaves_every_file_as_it_was() -> None:
     make_numbers()
     before = contents()
-    done = esb("dry-run", "flow.yaml", "--last", "60")
+    command = [str(Path(sys.executable).with_name("esb")), "dry-run", "flow.yaml", "--last", "60"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_S)
     assert done.returncode == 0, done.stderr
     assert contents() == before
     lines = done.stdout.splitlines()

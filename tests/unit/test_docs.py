@@ -20,13 +20,13 @@ import io
 import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 from types import CodeType
 from typing import Any, NamedTuple
 
 import pytest
+from warm import run_esb
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -111,15 +111,7 @@ def run_commands(code: str, folder: Path) -> str:
         if not words:
             continue
         assert words[0] == "esb", f"only esb commands can be run: {line}"
-        done = subprocess.run(
-            [Path(sys.executable).with_name("esb"), *words[1:]],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
+        done = run_esb(words[1:], cwd=folder, timeout_s=TIMEOUT_S)
         assert done.returncode == 0, f"{line}\nexit code {done.returncode}\n{done.stdout}{done.stderr}"
         printed += done.stdout
     return printed
