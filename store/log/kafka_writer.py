@@ -221,9 +221,10 @@ class Transaction:
         outcomes = [each if isinstance(each, BusError) else [p.result() for p in each] for each in placed]
         journals = self._tell(requests, outcomes)
         written = [placement.ids() for each in placed if not isinstance(each, BusError) for placement in each]
-        if journals:
+        brought = [placement for placement in journals if not placement.append.new_ids]
+        if brought:  # nobody can bring an id again that was made here for a journal, so where that went is not waited for
             self._producer.flush()
-            written += [placement.ids() for placement in journals]
+            written += [placement.ids() for placement in brought]
         if told := [each for each in written if each is not None]:
             self._ids = encode_ids(told)
             self._in_ids = self._producer.send((ids_topic(self._settings), 0), self._ids)

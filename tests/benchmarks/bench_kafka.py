@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -37,21 +37,22 @@ from harness import Figure, measure
 from event_streaming_bus import ids
 from event_streaming_bus.bus import Bus, open_bus
 from event_streaming_bus.cli.tables import print_table
-from event_streaming_bus.models import EventConfig, StreamConfig, time_ms
+from event_streaming_bus.models import Event, EventConfig, StreamConfig, time_ms
 from event_streaming_bus.store.log.base import Append
-from event_streaming_bus.store.log.kafka_events import to_record
+from event_streaming_bus.store.log.kafka_events import Record, to_record
 from event_streaming_bus.store.log.kafka_settings import KafkaSettings, parse_url
 
 EVENTS: Final = int(os.environ.get("ESB_BENCH_KAFKA_EVENTS", "200000"))
 BATCH: Final = 1000
-UNDER_WAY: Final = 24
+UNDER_WAY: Final = 64  # batches; the bare producer's queue has room for 100
 SINGLE: Final = 200
 KEYS: Final = 1000
 PARTITIONS: Final = 2
 WINDOW_MS: Final = 10_000
+GRACE_MS: Final = 1000
 STEP_MS: Final = 2
 _BEGIN_MS: Final = 1_700_000_000_000
-_CLOSING_MS: Final = 1_790_000_000_000
+_END_MS: Final = _BEGIN_MS + -(-EVENTS * STEP_MS // WINDOW_MS) * WINDOW_MS  # of the last window that is asked for
 _PATIENCE_S: Final = 300.0
 _FLOW: Final = """
 streams: [{{name: sums-{run}, partitions: {partitions}}}]
@@ -61,7 +62,7 @@ processors:
     source_stream_id: orders
     target_stream_id: sums-{run}
     processing_logic: {{group_by: [k], aggregations: [{{function: sum, field: total}}]}}
-    window_config: {{window_type: tumbling, window_size_ms: {window_ms}, grace_period_ms: 1000}}
+    window_config: {{window_type: tumbling, window_size_ms: {window_ms}, grace_period_ms: {grace_ms}}}
 """
 
 
@@ -99,9 +100,25 @@ def _check_count(topic: str, count: int, *, gaps: bool) -> None:
 
 def bare_producer() -> float:
     """Records per second of an idempotent producer with ``acks=all``, no transaction, no report of each."""
+    return _produced(list(map(to_record, batch_of(ids.new_ids(ids.EVENT, EVENTS)))))
+
+
+def bare_producer_of_objects() -> float:
+    """The same from Python objects, as whoever publishes without a bus has them: envelope and payload are encoded on the way."""
+    payloads = [msgspec.json.decode(event.data) for event in batch_of([""] * BATCH)]
+
+    def records() -> Iterator[Record]:
+        now_ms = time.time_ns() // 1_000_000
+        for _ in range(EVENTS // BATCH):
+            for event_id, payload in zip(ids.new_ids(ids.EVENT, BATCH), payloads, strict=True):
+                yield to_record(Event(event_id, "order.created", now_ms, msgspec.json.encode(payload), payload["customer"]))
+
+    return _produced(records())
+
+
+def _produced(records: Iterable[Record]) -> float:
     with _bus() as bus:
         _, topic = _stream(bus)
-        records = [to_record(event) for event in batch_of(ids.new_ids(ids.EVENT, EVENTS))]
         producer = Producer(_settings().options(acks="all", enable_idempotence=True, compression_type="lz4", linger_ms=5))
         started_s = time.perf_counter()
         for i, (value, key, headers) in enumerate(records):
@@ -188,7 +205,7 @@ def single_appends(own_ids: bool = True) -> float:
 def _orders() -> str:
     """The topic of the events that all flows read, published once; the last event of each key closes all windows before it."""
     rows = [(_BEGIN_MS + i * STEP_MS, f"key-{i % KEYS}", i % 997) for i in range(EVENTS)]
-    rows += [(_CLOSING_MS, f"key-{i}", 1) for i in range(KEYS)]
+    rows += [(_END_MS + 2 * GRACE_MS, f"key-{i}", 1) for i in range(KEYS)]
     with _bus() as bus:
         bus.storage.log.create_stream(StreamConfig(name="orders", partitions=PARTITIONS))
         for start in range(0, len(rows), BATCH * 10):
@@ -239,7 +256,7 @@ def _timed(command: list[str], target: str) -> float:
                     if message.error() is not None:
                         continue
                     place, total = _result(message.key() or b"", message.value() or b"")
-                    if place[1] < _CLOSING_MS - WINDOW_MS:
+                    if place[1] < _END_MS:
                         assert place not in found, f"{place} came twice"
                         found[place] = total
                 done_s = time.perf_counter()
@@ -255,7 +272,7 @@ def flow_file() -> float:
     run, topic = uuid.uuid4().hex[:8], _orders()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"flow-{run}.yaml"
-        file.write_text(_FLOW.format(run=run, partitions=PARTITIONS, window_ms=WINDOW_MS))
+        file.write_text(_FLOW.format(run=run, partitions=PARTITIONS, window_ms=WINDOW_MS, grace_ms=GRACE_MS))
         with _bus() as bus:  # the topics are there before the consumer asks for them
             bus.storage.log.create_stream(StreamConfig(name=f"sums-{run}", partitions=PARTITIONS))
         target = topic.removesuffix("orders") + f"sums-{run}"
@@ -278,10 +295,13 @@ def _peer(command: list[str], *options: str) -> Callable[[], float]:
 def figures() -> list[Figure]:
     """All that can be measured on this machine."""
     bare, flow = "kafka: bare idempotent producer", "kafka: flow file, tumbling sum"
+    of_objects = "kafka: bare producer, from Python objects"
     found = [
         Figure(bare, "events/s", bare_producer),
         Figure("kafka: log, batches of 1000", "events/s", log_appends, None, bare, 0.8),
         Figure("kafka: publish_batch, batches of 1000", "events/s", bus_publishes, None, bare, 0.8),
+        Figure(of_objects, "events/s", bare_producer_of_objects),
+        Figure("kafka: publish_batch (beside objects)", "events/s", bus_publishes, None, of_objects, 0.8),
         Figure("kafka: bare transactions of one record", "1/s", bare_transactions),
         Figure("kafka: log, one event at a time", "1/s", single_appends, None, "kafka: bare transactions of one record"),
         Figure(

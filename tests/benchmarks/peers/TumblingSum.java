@@ -8,6 +8,7 @@ import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.producer.ProducerConfig;
 import org.apache.kafka.common.serialization.Serde;
 import org.apache.kafka.common.serialization.Serdes;
+import org.apache.kafka.common.utils.Bytes;
 import org.apache.kafka.streams.KafkaStreams;
 import org.apache.kafka.streams.KeyValue;
 import org.apache.kafka.streams.StreamsBuilder;
@@ -19,6 +20,7 @@ import org.apache.kafka.streams.kstream.Materialized;
 import org.apache.kafka.streams.kstream.Produced;
 import org.apache.kafka.streams.kstream.TimeWindows;
 import org.apache.kafka.streams.processor.TimestampExtractor;
+import org.apache.kafka.streams.state.WindowStore;
 
 /**
  * Kafka -> tumbling sums of 10 s by key, final results only -> Kafka, exactly once, with Kafka Streams.
@@ -86,7 +88,10 @@ public final class TumblingSum {
                 .groupByKey(Grouped.with(text, bytes))
                 .windowedBy(TimeWindows.ofSizeAndGrace(Duration.ofSeconds(10), Duration.ofSeconds(1)))
                 .emitStrategy(EmitStrategy.onWindowClose())
-                .aggregate(() -> 0L, (key, value, sum) -> sum + field(value, TOTAL), Materialized.with(text, Serdes.Long()))
+                // The state in memory forgets windows as soon as it may, so that it keeps some that have yet to be told.
+                .aggregate(() -> 0L, (key, value, sum) -> sum + field(value, TOTAL),
+                        Materialized.<String, Long, WindowStore<Bytes, byte[]>>with(text, Serdes.Long())
+                                .withRetention(Duration.ofMinutes(1)))
                 .toStream()
                 .map((window, sum) -> KeyValue.pair(window.key(),
                         ("{\"k\":\"" + window.key() + "\",\"start\":" + window.window().start() + ",\"sum_total\":" + sum + "}")
