@@ -114,6 +114,9 @@ def browse(
         if search.is_over():
             break
         search.look_at(piece)
+    else:
+        if not search.is_over():  # where transactions end, the last offsets hold no event
+            at.update({split: bounds[split] for split in splits})
     is_end = all(at[split] == bounds[split] for split in splits)
     return Found(search.events, at, is_end, search.looked_at, search.failed, search.failure)
 

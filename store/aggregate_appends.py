@@ -13,7 +13,15 @@ from event_streaming_bus.errors import AlreadyExistsError, InvalidInputError, In
 from event_streaming_bus.fault_points import fault_point
 from event_streaming_bus.models import SCHEDULED_OFFSET, Event, Position, Receipt, Split
 from event_streaming_bus.store.aggregate_errors import ConditionNotMetError, VersionConflictError
-from event_streaming_bus.store.aggregates import SQL, AggregateStatus, encode_event, first_fitting, select_events, select_head
+from event_streaming_bus.store.aggregates import (
+    SQL,
+    AggregateStatus,
+    decode_event,
+    encode_event,
+    first_fitting,
+    select_events,
+    select_head,
+)
 from event_streaming_bus.store.database import Connection
 from event_streaming_bus.store.log.base import AppendResult
 from event_streaming_bus.store.log.conditional import FindIds
@@ -126,7 +134,7 @@ class Recording:
     def appended(self, db: Connection, results: Sequence[AppendResult]) -> None:
         """Record the events. Raises ``AlreadyExistsError`` if the log has not appended one, since another has its id: one that
         was published in the same transaction, or waits for its time."""
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = _recording_ms(db)
         position = select_head(db)
         receipts = iter(self._receipts(results))
         heights: dict[str, int] = {}
@@ -315,6 +323,14 @@ def _number(db: Connection, kind: str, *names: str) -> int:
     if row is not None:
         return int(row[0])
     return int(db.execute(SQL[f"insert_{kind}"], names).fetchone()[0])
+
+
+def _recording_ms(db: Connection) -> int:
+    """When an event is recorded by which this is asked: now, and not before the last one, if the clock was set back since. What
+    goes by the age of events relies on times that grow with positions."""
+    now_ms = time.time_ns() // 1_000_000
+    newest = db.execute(SQL["select_newest_record"]).fetchone()
+    return now_ms if newest is None else max(now_ms, decode_event(newest[0]).recorded_at_ms)
 
 
 def _receipt(recorded: Recorded) -> bytes:

@@ -158,6 +158,9 @@ SELECT max(coalesce((SELECT max(position) FROM aggregate_events), 0), coalesce((
 -- name: select_head@postgresql
 SELECT greatest(coalesce((SELECT max(position) FROM aggregate_events), 0), coalesce((SELECT used FROM aggregate_positions), 0));
 
+-- name: select_newest_record
+SELECT record FROM aggregate_events ORDER BY position DESC LIMIT 1;
+
 -- name: insert_event
 INSERT INTO aggregate_events (position, aggregate_no, version, category_no, event_type_no, record) VALUES (?, ?, ?, ?, ?, ?);
 

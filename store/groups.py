@@ -14,12 +14,14 @@ import msgspec
 
 from event_streaming_bus.errors import OffsetOutOfRangeError, StreamNotFoundError
 from event_streaming_bus.models import LANES, Split
+from event_streaming_bus.store.patient_clock import since_boot_ms, wall_ms
 from event_streaming_bus.store.redeliveries import retry_stream_name
 from event_streaming_bus.store.sql import load_queries
 from event_streaming_bus.store.sqlite import SqliteDatabase
 
 SQL: Final = load_queries("groups.sql")
 KEPT_COMMITS: Final = 10
+_JUMP_MS: Final = 1000
 
 Place: TypeAlias = tuple[str, int]
 """``(stream_id, partition)``."""
@@ -112,7 +114,9 @@ class GroupStore:
     def writing(self, doing: str) -> Iterator["GroupTables"]:
         """The tables in a write transaction: kept at the end, undone if anything is raised."""
         with self._db.transaction(doing) as db:
-            yield GroupTables(db)
+            tables = GroupTables(db)
+            tables.follow_clock()
+            yield tables
 
 
 class GroupTables:
@@ -120,6 +124,36 @@ class GroupTables:
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
+
+    # --- time ---------------------------------------------------------------------------------------------------------
+
+    def now_ms(self) -> int:
+        """The time that silence is measured by, the same for all processes of the machine.
+
+        It goes on evenly when the clock on the wall is set: it is the time since the machine was started, and what the two
+        clocks differed by when ``follow_clock`` last looked.
+        """
+        row = self._db.execute(SQL["select_clock"]).fetchone()
+        return wall_ms() if row is None else since_boot_ms() + int(row[0])
+
+    def follow_clock(self) -> None:
+        """If the clock on the wall was set, move the times of members and rebalances along: who was heard of a second ago was
+        heard of a second ago, and the times that are shown are those of the new clock."""
+        wall_minus_boot_ms = wall_ms() - since_boot_ms()
+        row = self._db.execute(SQL["select_clock"]).fetchone()
+        shift_ms = 0 if row is None else wall_minus_boot_ms - row[0]
+        if row is not None and abs(shift_ms) < _JUMP_MS:
+            return
+        self._db.execute(SQL["upsert_clock"], (wall_minus_boot_ms,))
+        if not shift_ms:
+            return
+        self._db.execute(SQL["shift_members"], {"shift_ms": shift_ms})
+        for (record,) in self._db.execute(SQL["select_all_groups"]).fetchall():
+            group = _decode_group(record)
+            if (running := group.rebalance) is not None:
+                started_at_ms, deadline_ms = running.started_at_ms + shift_ms, running.deadline_ms + shift_ms
+                moved = msgspec.structs.replace(running, started_at_ms=started_at_ms, deadline_ms=deadline_ms)
+                self.update_group(msgspec.structs.replace(group, rebalance=moved))
 
     # --- groups -------------------------------------------------------------------------------------------------------
 

@@ -28,6 +28,24 @@ CREATE TRIGGER IF NOT EXISTS forget_commits_of_split AFTER DELETE ON splits BEGI
     DELETE FROM group_commits WHERE split_no = OLD.split_no;
 END;
 
+CREATE TABLE IF NOT EXISTS group_clock (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    wall_minus_boot_ms INTEGER NOT NULL
+);
+
+-- name: select_clock
+SELECT wall_minus_boot_ms FROM group_clock;
+
+-- name: upsert_clock
+INSERT INTO group_clock (one, wall_minus_boot_ms) VALUES (1, ?)
+ON CONFLICT (one) DO UPDATE SET wall_minus_boot_ms = excluded.wall_minus_boot_ms;
+
+-- name: shift_members
+UPDATE group_members SET heartbeat_at_ms = heartbeat_at_ms + :shift_ms, polled_at_ms = polled_at_ms + :shift_ms;
+
+-- name: select_all_groups
+SELECT record FROM consumer_groups;
+
 -- name: insert_group
 INSERT INTO consumer_groups (group_id, tenant_id, name, record) VALUES (?, ?, ?, ?);
 

@@ -24,6 +24,9 @@ CREATE INDEX IF NOT EXISTS published_once_by_age ON published_once (created_at_m
 SELECT request_hash, status, content_type, body FROM idempotency_keys
 WHERE tenant_id = ? AND route = ? AND key = ? AND created_at_ms > ?;
 
+-- name: select_newest
+SELECT max(created_at_ms) FROM idempotency_keys WHERE tenant_id = ?;
+
 -- name: upsert_answer
 INSERT INTO idempotency_keys (tenant_id, route, key, request_hash, status, content_type, body, created_at_ms)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)

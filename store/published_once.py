@@ -6,7 +6,6 @@ again, takes longer than the rest of publishing.
 """
 
 import sqlite3
-import time
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
@@ -15,6 +14,7 @@ import msgspec
 from event_streaming_bus.models import CompressionType, Position, Receipt, Split
 from event_streaming_bus.store.log.base import AppendResult
 from event_streaming_bus.store.log.codecs import compress, decompress
+from event_streaming_bus.store.patient_clock import patient_ms, wall_ms
 from event_streaming_bus.store.sql import load_queries
 
 SQL: Final = load_queries("idempotency.sql")
@@ -39,15 +39,14 @@ class PublishedOnce:
 
     def admits(self, db: sqlite3.Connection) -> bool:
         """Whether to append: not if it was done before."""
-        row = db.execute(SQL["select_published"], (*self._place, _now_ms() - KEPT_MS)).fetchone()
+        row = db.execute(SQL["select_published"], (*self._place, patient_ms() - KEPT_MS)).fetchone()
         self._found = None if row is None else _unpacked(row[0])
         return row is None
 
     def appended(self, db: sqlite3.Connection, results: Sequence[AppendResult]) -> None:
         """Keep the receipts; those that are too old go."""
-        now_ms = _now_ms()
-        db.execute(SQL["upsert_published"], (*self._place, _packed(self._make(results)), now_ms))
-        db.execute(SQL["delete_old_published"], (now_ms - KEPT_MS, _DROPPED_AT_ONCE))
+        db.execute(SQL["upsert_published"], (*self._place, _packed(self._make(results)), wall_ms()))
+        db.execute(SQL["delete_old_published"], (patient_ms() - KEPT_MS, _DROPPED_AT_ONCE))
 
     def told(self, results: Sequence[AppendResult]) -> list[Receipt]:
         """The receipt of each event; those of an earlier append are duplicates."""
@@ -79,7 +78,3 @@ def _unpacked(data: bytes) -> list[Receipt]:
         Receipt(event_id, Position(splits[split], offset), True, deliver_at_ms)
         for event_id, split, offset, deliver_at_ms in zip(event_ids, which, offsets, later_ms, strict=True)
     ]
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -1,5 +1,7 @@
 """The errors of a client: its own, and those of the server, which come as the classes that they are raised as in process."""
 
+import email.utils
+import time
 from importlib import import_module
 from typing import Any, Final
 
@@ -86,6 +88,17 @@ def error_of(status: int, problem: Problem) -> BusError:
     error = (_named(f"{problem.title}Error") or _BY_STATUS.get(status, BusError))(problem.detail)
     error.details.update(problem.details)
     return error
+
+
+def retry_after_s(told: str) -> float | None:
+    """After how many seconds to come again, as the header ``Retry-After`` says: a number, or a time, which proxies may send. None
+    if it says neither."""
+    if told.isdecimal():
+        return float(told[:9])
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(told).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
 
 
 def _named(name: str) -> type[BusError] | None:

@@ -61,6 +61,7 @@ class GroupCoordinator:
         self._storage = storage
         self._groups = storage.groups
         self._clock_ms = clock_ms or _now_ms
+        self._is_real = clock_ms is None
 
     # --- groups -------------------------------------------------------------------------------------------------------
 
@@ -171,7 +172,7 @@ class GroupCoordinator:
             if member_id is not None:
                 live.rejoin(member_id, streams, client_id, owned)
                 return live.answer(member_id)
-            now_ms = self._clock_ms()
+            now_ms = live.now_ms
             member = MemberRecord(
                 member_id=ids.new_id(MEMBER) + secrets.token_hex(8),  # nobody guesses the id of another member
                 client_id=client_id,
@@ -309,7 +310,9 @@ class GroupCoordinator:
             )
         members = tables.members(group_id)
         wanted = {stream_id for member in members.values() for stream_id in member.streams}
-        return LiveGroup(group, members, tables.shapes(group, wanted.union(streams)), self._clock_ms()), members
+        # By the clock on the wall, members would be put out, or stay though they are dead, whenever that is set.
+        now_ms = tables.now_ms() if self._is_real else self._clock_ms()
+        return LiveGroup(group, members, tables.shapes(group, wanted.union(streams)), now_ms), members
 
     def _stream_ids(self, tenant_id: str, streams: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
         """The ids of streams that a member wants to read. One that it knew and that was dropped since is none to complain of."""

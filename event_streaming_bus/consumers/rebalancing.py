@@ -56,7 +56,7 @@ class LiveGroup:
         self._shapes = shapes
         retries = retry_stream_name(group.group_id)
         self.retry_stream_id = next((stream_id for stream_id, shape in shapes.items() if shape.name == retries), None)
-        self._now_ms = now_ms
+        self.now_ms = now_ms
         self._is_cooperative = self.config.partition_assignment_strategy is AssignmentStrategy.COOPERATIVE_STICKY
 
     @property
@@ -96,10 +96,11 @@ class LiveGroup:
 
     def _overdue(self, member: MemberRecord) -> str | None:
         config = self.config
-        if self._now_ms - member.heartbeat_at_ms > config.session_timeout_ms:
+        # One that was heard of in times to come is from before the machine was started.
+        if abs(self.now_ms - member.heartbeat_at_ms) > config.session_timeout_ms:
             return f"it sent no heartbeat for session_timeout_ms = {config.session_timeout_ms}"
         # A member that waits for a rebalance is given no events that it could ask for.
-        if not member.is_waiting and self._now_ms - member.polled_at_ms > config.max_poll_interval_ms:
+        if not member.is_waiting and self.now_ms - member.polled_at_ms > config.max_poll_interval_ms:
             return f"it did not ask for events for max_poll_interval_ms = {config.max_poll_interval_ms}"
         return None
 
@@ -108,7 +109,7 @@ class LiveGroup:
         running = self.group.rebalance
         if running is None:
             return
-        if self._now_ms >= running.deadline_ms:
+        if not 0 < running.deadline_ms - self.now_ms <= self.config.rebalance_timeout_ms:
             for member in [member for member in self.members.values() if not member.is_waiting]:
                 self._remove(member, f"it did not join again within rebalance_timeout_ms = {self.config.rebalance_timeout_ms}")
         if all(member.is_waiting for member in self.members.values()):
@@ -124,8 +125,8 @@ class LiveGroup:
                 self.group = _replace(self.group, rebalance=_replace(running, reasons=(*running.reasons, reason)))
             return
         running = RebalanceRecord(
-            started_at_ms=self._now_ms,
-            deadline_ms=self._now_ms + self.config.rebalance_timeout_ms,
+            started_at_ms=self.now_ms,
+            deadline_ms=self.now_ms + self.config.rebalance_timeout_ms,
             reasons=(reason,),
             before={member_id: member.assignment for member_id, member in self.members.items()},
         )
@@ -165,7 +166,7 @@ class LiveGroup:
                 is_waiting=False,
                 assignment=mine,
                 giving_up=tuple(sorted(held.difference(mine))),
-                polled_at_ms=self._now_ms,
+                polled_at_ms=self.now_ms,
             )
         if running is not None:
             self.rebalances.append(
@@ -173,14 +174,14 @@ class LiveGroup:
                     generation=generation,
                     reasons=running.reasons,
                     started_at_ms=running.started_at_ms,
-                    completed_at_ms=self._now_ms,
+                    completed_at_ms=self.now_ms,
                     before=running.before,
                     after={member_id: member.assignment for member_id, member in self.members.items()},
                 )
             )
         state = GroupState.STABLE if self.members else GroupState.EMPTY
         self.group = _replace(
-            self.group, state=state.value, generation=generation, rebalance=None, last_rebalance_at_ms=self._now_ms
+            self.group, state=state.value, generation=generation, rebalance=None, last_rebalance_at_ms=self.now_ms
         )
 
     def _counts(self) -> dict[str, int]:
@@ -216,7 +217,7 @@ class LiveGroup:
         member = self.member(member_id)
         if set(streams) != set(member.streams):
             self.start(f"{_who(member)} subscribed to other streams")
-        now_ms, holds = self._now_ms, {(stream_id, partition) for stream_id, partition in owned}
+        now_ms, holds = self.now_ms, {(stream_id, partition) for stream_id, partition in owned}
         more = {"client_id": client_id or member.client_id, "heartbeat_at_ms": now_ms, "polled_at_ms": now_ms}
         if not self.is_rebalancing:
             giving_up = tuple(place for place in member.giving_up if place in holds)
@@ -273,11 +274,11 @@ class LiveGroup:
         config = self.config
         lag_ms = min(config.heartbeat_interval_ms // 2, config.session_timeout_ms - config.heartbeat_interval_ms)
         poll_lag_ms = min(config.heartbeat_interval_ms // 2, config.max_poll_interval_ms // 10)
-        is_due = self._now_ms - member.heartbeat_at_ms >= lag_ms
-        is_poll_due = polled and self._now_ms - member.polled_at_ms >= (0 if is_due else poll_lag_ms)
+        is_due = self.now_ms - member.heartbeat_at_ms >= lag_ms
+        is_poll_due = polled and self.now_ms - member.polled_at_ms >= (0 if is_due else poll_lag_ms)
         if is_due or is_poll_due:
-            polled_at_ms = self._now_ms if is_poll_due else member.polled_at_ms
-            self._put(member, heartbeat_at_ms=max(self._now_ms, member.heartbeat_at_ms), polled_at_ms=polled_at_ms)
+            polled_at_ms = self.now_ms if is_poll_due else member.polled_at_ms
+            self._put(member, heartbeat_at_ms=max(self.now_ms, member.heartbeat_at_ms), polled_at_ms=polled_at_ms)
 
     def _put(self, member: MemberRecord, **changes: object) -> None:
         self.members[member.member_id] = _replace(member, **changes)

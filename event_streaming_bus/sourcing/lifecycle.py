@@ -21,6 +21,7 @@ from event_streaming_bus.store import aggregate_lifecycle as lives
 from event_streaming_bus.store.aggregate_lifecycle import DueEvents, LifecycleChange, Retention
 from event_streaming_bus.store.aggregate_snapshots import Snapshot
 from event_streaming_bus.store.aggregates import AggregateStore
+from event_streaming_bus.store.patient_clock import patient_ms
 
 MAX_TOLD: Final = 1000
 """So many aggregates are told of in a report; all are counted."""
@@ -161,7 +162,7 @@ class AggregateLifecycle:
     ) -> ScavengeReport:
         """``scavenge`` in this thread; it ends early, with what it has done, when ``is_stopped`` says so."""
         tally = _Tally(preview)
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = patient_ms()
         for retention in lives.retentions(self._store, tenant_id):
             if aggregate_type not in (None, retention.aggregate_type):
                 continue

@@ -1,6 +1,6 @@
 """Retention on Kafka: what the bus drops itself, and what it tells the brokers, which drop in their own time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
@@ -24,12 +24,18 @@ def drop_old(settings: KafkaSettings, admin: AdminClient, offsets: Offsets, part
         begins, ends = offsets.bounds(parts)
     except UnknownTopicError:
         return 0  # the stream is being dropped
-    cuts: dict[TopicPart, int] = {}
-    for part in parts:
-        first_kept = kept[part]
-        cut = ends[part] if first_kept is None else min(first_kept, ends[part])
-        if cut > begins[part]:
-            cuts[part] = cut
+    cuts = {part: ends[part] if (first := kept[part]) is None else min(first, ends[part]) for part in parts}
+    return _drop(settings, admin, begins, cuts)
+
+
+def drop_before(settings: KafkaSettings, admin: AdminClient, offsets: Offsets, part: TopicPart, offset: int) -> int:
+    """Drop the records of a partition before an offset; returns how many offsets went."""
+    begins, ends = offsets.bounds([part])
+    return _drop(settings, admin, begins, {part: min(offset, ends[part])})
+
+
+def _drop(settings: KafkaSettings, admin: AdminClient, begins: Mapping[TopicPart, int], cuts: Mapping[TopicPart, int]) -> int:
+    cuts = {part: cut for part, cut in cuts.items() if cut > begins[part]}
     if not cuts:
         return 0
     futures = admin.delete_records([TopicPartition(*part, cut) for part, cut in cuts.items()], request_timeout=REQUEST_S)

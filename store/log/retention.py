@@ -2,16 +2,18 @@
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from event_streaming_bus.errors import CorruptLogError
 from event_streaming_bus.fault_points import fault_point
-from event_streaming_bus.models import Split
+from event_streaming_bus.models import Split, StreamConfig
 from event_streaming_bus.store.log.stored import SQL, id_hash, verified
 from event_streaming_bus.store.log.writer import StreamPlace
+from event_streaming_bus.store.sqlite import SqliteDatabase, storage_errors
 
 AT_ONCE: Final = 1000
 
@@ -55,6 +57,51 @@ def expired_batches(
             yield batch
 
     return list(expired())
+
+
+def is_bounded(config: StreamConfig) -> bool:
+    """Whether retention drops anything of such a stream."""
+    return config.retention_ms is not None or config.retention_bytes is not None
+
+
+def drop_all(db: sqlite3.Connection, place: StreamPlace) -> None:
+    """Drop every record batch of a stream."""
+    drop_batches(db, place, expired_batches(db, place.stream_no, drop_all=True))
+
+
+def drop_expired(database: SqliteDatabase, place: StreamPlace, config: StreamConfig, now_ms: int) -> int:
+    """Drop what a stream with these settings keeps no longer; returns how many events went."""
+    before_ms = None if config.retention_ms is None else now_ms - config.retention_ms
+    return _drop_in_turns(database, place, lambda db: expired_batches(db, place.stream_no, before_ms, config.retention_bytes))
+
+
+def drop_until(database: SqliteDatabase, place: StreamPlace, split_no: int, offset: int) -> int:
+    """Drop the record batches of a split that lie before ``offset``; returns how many events went."""
+
+    def old(db: sqlite3.Connection) -> list[OldBatch]:
+        return [OldBatch(*row) for row in db.execute(SQL["select_batches_before"], (split_no, offset, AT_ONCE))]
+
+    return _drop_in_turns(database, place, old)
+
+
+def _drop_in_turns(database: SqliteDatabase, place: StreamPlace, old: Callable[[sqlite3.Connection], list[OldBatch]]) -> int:
+    """Drop what ``old`` names, at most ``AT_ONCE``, until that is all, in transactions that hold up nobody for long."""
+    dropped = 0
+    batches: list[OldBatch] | None = None
+    while batches is None or len(batches) == AT_ONCE:
+        with database.transaction(f"dropping old events of {place.info.name}") as db:
+            batches = old(db)
+            dropped += drop_batches(db, place, batches)
+    return dropped
+
+
+def give_back(database: SqliteDatabase, path: Path, dropped: int) -> int:
+    """Let the file shrink by what was dropped, if anything was; returns that."""
+    if dropped:
+        fault_point("retention.dropped")
+        with storage_errors(path, "giving back disk space"), database.write_lock():
+            database.connection().execute("PRAGMA incremental_vacuum").fetchall()
+    return dropped
 
 
 def drop_batches(db: sqlite3.Connection, place: StreamPlace, batches: list[OldBatch]) -> int:

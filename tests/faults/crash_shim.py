@@ -50,16 +50,16 @@ class DiskFault(IntEnum):
         return self in (DiskFault.SYNC_EIO, DiskFault.SYNC_KILL, DiskFault.SYNCED_KILL)
 
 
-def compiled() -> Path | None:
-    """The shim for LD_PRELOAD; ``None`` where there is no Linux or no C compiler. Made once for each text of its source."""
+def compiled(source: Path = SOURCE) -> Path | None:
+    """A shim for LD_PRELOAD; ``None`` where there is no Linux or no C compiler. Made once for each text of its source."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None or not Path("/proc/self/fd").is_dir():
         return None
-    name = f"esb-disk-faults-{os.getuid()}-{hashlib.blake2b(SOURCE.read_bytes(), digest_size=8).hexdigest()}.so"
+    name = f"esb-{source.stem}-{os.getuid()}-{hashlib.blake2b(source.read_bytes(), digest_size=8).hexdigest()}.so"
     library = Path(tempfile.gettempdir()) / name
     if not library.exists():
         made = library.with_name(f"{name}.{os.getpid()}")
-        command = [compiler, "-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o", str(made), str(SOURCE), "-ldl"]
+        command = [compiler, "-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o", str(made), str(source), "-ldl"]
         subprocess.run(command, check=True, capture_output=True)
         made.replace(library)
     return library

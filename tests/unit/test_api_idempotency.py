@@ -100,7 +100,8 @@ async def test_what_is_no_key_is_refused(client: httpx.AsyncClient, key: str) ->
 
 def test_answers_are_kept_for_a_day_and_of_the_newest_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now_ms = [1_000_000_000_000]
-    monkeypatch.setattr(idempotency, "_now_ms", lambda: now_ms[0])
+    for clock in ("wall_ms", "patient_ms"):
+        monkeypatch.setattr(idempotency, clock, lambda: now_ms[0])
     monkeypatch.setattr(idempotency, "MAX_KEYS", 3)
     store = IdempotencyStore(tmp_path / "log.db")
     answer = KeptAnswer("hash", 201, "application/json", b"{}")
@@ -165,7 +166,8 @@ async def test_many_events_that_wait_or_break_the_schema_or_are_routed_are_publi
 
 def test_receipts_are_kept_for_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now_ms = [1_000_000_000_000]
-    monkeypatch.setattr(published_once, "_now_ms", lambda: now_ms[0])
+    for clock in ("wall_ms", "patient_ms"):
+        monkeypatch.setattr(published_once, clock, lambda: now_ms[0])
     with open_bus(tmp_path) as bus:
         store = IdempotencyStore(tmp_path / "log.db")
         bus.create_stream("orders")

@@ -10,7 +10,7 @@ from typing import Final
 
 import httpx
 
-from event_streaming_bus.client.client_errors import ServerUnreachableError, error_of, problem_of
+from event_streaming_bus.client.client_errors import ServerUnreachableError, error_of, problem_of, retry_after_s
 from event_streaming_bus.client.options import Target
 from event_streaming_bus.client.requests import KEY_HEADER, KEY_IN_USE, TENANT_HEADER, Request
 from event_streaming_bus.client.sync.waiting import Semaphore, sleep
@@ -58,6 +58,7 @@ class Exchange:
             headers[KEY_HEADER] = uuid.uuid4().hex
         deadline_s = time.monotonic() + self.target.options.retry_for_s
         pause_s = _FIRST_PAUSE_S
+        doubt: BusError | None = None  # the first failure of a try that may have been carried out
         while True:
             failure: BusError
             wait_s = pause_s * random.uniform(0.5, 1.0)  # noqa: S311 - it guards nothing
@@ -67,6 +68,7 @@ class Exchange:
                 is_never_sent = isinstance(error, _NEVER_SENT)
                 failure = self._unreachable(request, error, is_never_sent=is_never_sent)
                 failure.__cause__ = error
+                doubt = doubt or (None if is_never_sent else failure)
                 may_repeat = (is_never_sent and self._has_answered) or (
                     not is_never_sent and (request.is_repeatable or request.is_keyed)
                 )
@@ -76,9 +78,11 @@ class Exchange:
                     return response.content
                 failure, told_s = self._refused(request, response)
                 may_repeat = told_s is not None
-                wait_s = max(wait_s, told_s or 0.0)
+                if not may_repeat:
+                    raise failure
+                wait_s += told_s or 0.0  # not less, and others who were told the same come at other times
             if not may_repeat or time.monotonic() + wait_s > deadline_s:
-                raise failure
+                raise doubt or failure  # that the last try was not carried out says nothing of those before it
             sleep(wait_s)
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
 
@@ -103,9 +107,9 @@ class Exchange:
         error = error_of(response.status_code, problem)
         if response.status_code == 409 and problem.detail.startswith(KEY_IN_USE):
             return error, 0.0
-        told = response.headers.get("Retry-After", "")
-        if response.status_code in _BUSY and told.isdecimal():
-            return error, float(told[:9])
+        told_s = retry_after_s(response.headers.get("Retry-After", ""))
+        if response.status_code in _BUSY and told_s is not None:
+            return error, told_s
         if response.status_code == 503 and (request.is_repeatable or request.is_keyed):  # it stops, or is about to start
             return error, 0.0
         return error, None
