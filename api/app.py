@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,6 +12,7 @@ from litestar.openapi import OpenAPIConfig
 
 from event_streaming_bus import __version__
 from event_streaming_bus.api.access import Access, guarding
+from event_streaming_bus.api.admission import Admission
 from event_streaming_bus.api.aggregate_feed import AggregateFeedController
 from event_streaming_bus.api.aggregate_lifecycle import AggregateLifecycleController
 from event_streaming_bus.api.aggregate_paths import keep_ids
@@ -33,6 +35,7 @@ from event_streaming_bus.api.history import HistoryController
 from event_streaming_bus.api.hosts import check_host
 from event_streaming_bus.api.idempotency import idempotent
 from event_streaming_bus.api.leading import lead_when_elected
+from event_streaming_bus.api.load import WORKERS
 from event_streaming_bus.api.metrics import counting_refusals, metrics
 from event_streaming_bus.api.monitoring import monitoring_socket
 from event_streaming_bus.api.openapi.document import CompleteDocument
@@ -90,13 +93,19 @@ async def _secure(response: Response[Any]) -> Response[Any]:
 
 
 class _App(Litestar):
-    """Litestar, but for the page, which is no route, for publishing, and for paths that name aggregates."""
+    """Litestar, but for the page, which is no route, for publishing, and for paths that name aggregates. All of it as far as
+    there is room."""
 
+    admission: Admission
     page: Page
     publishing: DirectPublishing
     forwarding: "Forwarding | None"
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self.admission(scope, receive, send)
+
+    async def admitted(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request that there is room for."""
         if self.forwarding is not None and self.forwarding.takes(scope):
             await self.forwarding(scope, receive, send)
         elif Page.takes(scope):
@@ -129,6 +138,7 @@ def create_app(
     @asynccontextmanager
     async def running(app: Litestar) -> AsyncIterator[None]:
         stopping: list[Callable[[], None]] = []
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(WORKERS, "esb-api"))
 
         async def lead() -> None:
             services.history.start()
@@ -214,6 +224,7 @@ def create_app(
             render_plugins=[PlainPage(), CompleteDocument()],
         ),
     )
+    app.admission = Admission(services.load, app.admitted, max_body_bytes=_MAX_BODY_BYTES, headers=HEADERS)
     app.forwarding = forwarding
     app.page = Page(hosts=frozenset(hosts), headers=HEADERS)
     app.publishing = DirectPublishing(services, super(_App, app).__call__, access=access, hosts=frozenset(hosts), headers=HEADERS)

@@ -68,7 +68,7 @@ class EventsController(Controller):
 
     @get("/{event_id:str}", summary="An event with its envelope and payload")
     async def event(self, request: Request[Any, Any, Any], services: Services, event_id: str) -> dict[str, Any]:
-        await asyncio.to_thread(services.history.catch_up)
+        await asyncio.to_thread(services.history.reach)
         found = await asyncio.to_thread(services.history.event, tenant_of(request), event_id)
         if found is None:
             raise EventNotFoundError(f"There is no event '{event_id}' in the history.", event_id=event_id)
@@ -77,7 +77,7 @@ class EventsController(Controller):
 
     @get("/{event_id:str}/processing-history", summary="Every processing step of an event")
     async def processing_history(self, request: Request[Any, Any, Any], services: Services, event_id: str) -> dict[str, Any]:
-        await asyncio.to_thread(services.history.catch_up)
+        await asyncio.to_thread(services.history.reach)
         told = await asyncio.to_thread(services.history.processing_history, tenant_of(request), event_id)
         for step in told["processing_history"]:
             if "input_data" in step:

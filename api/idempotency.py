@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from litestar import Request, Response
@@ -31,6 +32,7 @@ ROUTES: Final = frozenset(
 )
 """The routes that take a key, all with POST. A new token is not among them: its secret is kept nowhere."""
 _STATE: Final = "idempotency_origin"
+_KEEPING: Final = ThreadPoolExecutor(4, "esb-idempotency")  # publishers wait here for the disk, and nobody else for them
 _log: Final = logging.getLogger(__name__)
 
 
@@ -93,7 +95,8 @@ async def _answered_once(
     send: Send,
 ) -> None:
     asked = hashlib.sha256(scope.get("query_string", b"") + b"\n" + body).hexdigest()
-    kept = await asyncio.to_thread(store.find, *place)
+    loop = asyncio.get_running_loop()
+    kept = await loop.run_in_executor(_KEEPING, store.find, *place)
     if kept is not None and kept.request_hash != asked:
         told = f"{HEADER}: this key came with another request before; a new request needs a new key"
         await respond(problem(422, "KeyReused", told, scope["path"]), headers, scope, receive, send)
@@ -107,7 +110,8 @@ async def _answered_once(
     await app(scope, receive, answer.take)
     if 200 <= answer.status < 300:
         try:
-            await asyncio.to_thread(store.keep, *place, KeptAnswer(asked, answer.status, answer.content_type, answer.body))
+            given = KeptAnswer(asked, answer.status, answer.content_type, answer.body)
+            await loop.run_in_executor(_KEEPING, store.keep, *place, given)
         except BusError as error:  # it is done, and would be answered alike if it were asked again
             _log.error("the answer to a request with an idempotency key could not be kept: %s", error.message)
     await answer.release(send)

@@ -38,14 +38,20 @@ STATUS: Final[tuple[tuple[type[errors.BusError], int], ...]] = (
     (errors.OffsetOutOfRangeError, 416),
     (errors.DiskFullError, 507),
     (errors.ClosedError, 503),
+    (errors.OverloadedError, 503),
     (errors.UnavailableError, 503),
     (errors.BusError, 500),
 )
 
 
+def problem_document(status: int, title: str, detail: str, instance: str, **more: Any) -> dict[str, Any]:
+    """The members of a problem document."""
+    return {"type": "about:blank", "title": title, "status": status, "detail": detail, "instance": instance, **more}
+
+
 def problem(status: int, title: str, detail: str, instance: str, **more: Any) -> Response[bytes]:
-    """A problem document."""
-    body = {"type": "about:blank", "title": title, "status": status, "detail": detail, "instance": instance, **more}
+    """A problem document, as an answer."""
+    body = problem_document(status, title, detail, instance, **more)
     return Response(
         msgspec.json.encode(body, enc_hook=str), status_code=status, media_type=PROBLEM, headers={"Cache-Control": "no-store"}
     )
@@ -61,7 +67,7 @@ def bus_error(request: Request[Any, Any, Any], error: errors.BusError) -> Respon
     title = type(error).__name__.removesuffix("Error")
     answer = problem(status, title, error.message, request.url.path, **more)
     if status == UNAVAILABLE:
-        answer.headers["Retry-After"] = "1"
+        answer.headers["Retry-After"] = str(error.details.get("retry_after_s", 1))
     return answer
 
 

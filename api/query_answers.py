@@ -60,7 +60,7 @@ async def begun(
     stop: list[Answering] = []
 
     def start() -> Answering:
-        history.catch_up()
+        history.reach()
         return history.ask(sql, tenant_id=tenant_id, parameters=parameters, bounds=bounds, query_id=query_id, begun=stop.append)
 
     working: asyncio.Future[Any] = asyncio.get_running_loop().run_in_executor(_BEGINNING, start)

@@ -22,6 +22,9 @@ from event_streaming_bus.access.settings import AccessSettings, read_settings
 from event_streaming_bus.access.tokens import FIRST, TokenService, token_data
 from event_streaming_bus.api.access import Access
 from event_streaming_bus.api.app import LOOPBACK_HOSTS, create_app
+from event_streaming_bus.api.connections import protocols
+from event_streaming_bus.api.load import DEFAULT_LIMITS, Load, LoadLimits
+from event_streaming_bus.api.open_files import fitted
 from event_streaming_bus.api.services import Services
 from event_streaming_bus.audit.service import AuditService
 from event_streaming_bus.errors import BusError, InUseError, InvalidInputError
@@ -31,7 +34,12 @@ from event_streaming_bus.store.storage import Storage
 
 AuthMode = Literal["auto", "required", "off"]
 _DRAIN_S: Final = 10
-_BACKLOG: Final = 1024
+_IDLE_S: Final = 10
+"""How long a connection is kept that has been answered; clients of ours use it for no longer than 4 s."""
+_SWITCH_S: Final = 0.0005
+"""How long a thread computes before another one may. The event loop asks for its turn with each thing that it does: with
+Python's 5 ms, others that compute would have it wait for seconds when a thousand clients are ready."""
+_BACKLOG: Final = 4096  # what the kernel allows, if that is less
 
 
 class Tls(NamedTuple):
@@ -51,9 +59,11 @@ def serve(
     access_file: Path | None = None,
     tls: Tls | None = None,
     advertise: str | None = None,
+    limits: LoadLimits = DEFAULT_LIMITS,
     prepare: Callable[[Services], None] = lambda services: None,
 ) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit code. ``prepare`` is called before the first request is taken.
+    """Serve until SIGTERM or SIGINT; returns the exit code. ``prepare`` is called before the first request is taken. ``limits``:
+    what is taken on at once, with fewer connections if no more files may be open.
 
     ``auth``: clients have to say who they are, but with ``off``. If there has never been a token in the data folder, one for an
     administrator is made, in a file that only its owner may read. ``advertise``: the URL by which other nodes that share the
@@ -69,7 +79,8 @@ def serve(
         find_master_key(storage.folder)  # a wrong one is told now, not when the first personal value is to be written
     with _folder_lock(storage.folder), listening(host, port) as listener:
         url = url_of(host, listener, "http" if tls is None else "https")
-        services = Services(storage)
+        notes: list[str] = []
+        services = Services(storage, fitted(limits, notes.append))
         if storage.shared is not None:
             from event_streaming_bus.store.election import Election  # loads psycopg: only for those who need it
 
@@ -80,12 +91,13 @@ def serve(
         file = storage.folder / SERVER_FILE
         file.write_text(json.dumps({"url": url, "pid": os.getpid()}), "utf-8")
         click.echo(f"serving {storage.folder} on {url} (API: {url}/docs)")
-        click.echo(told_of(access, services.tokens))
+        for told in (told_of(access, services.tokens), *notes):
+            click.echo(told)
         token = None if access is None or not sys.stdout.isatty() else services.tokens.admin_token()
         if token is not None:  # on a terminal only: what is printed elsewhere is kept in some log
             click.echo(f"the page, as an administrator: {url}/#token={token}")
         try:
-            run(app, listener, tls)
+            run(app, listener, tls, services.load)
         finally:
             file.unlink(missing_ok=True)
             storage.close()
@@ -145,13 +157,17 @@ def url_of(host: str, listener: socket.socket, scheme: str = "http") -> str:
     return f"{scheme}://{'[' + host + ']' if ':' in host else host}:{listener.getsockname()[1]}"
 
 
-def run(app: Any, listener: socket.socket, tls: Tls | None = None) -> None:
+def run(app: Any, listener: socket.socket, tls: Tls | None = None, load: Load | None = None) -> None:
     """Serve an ASGI application until SIGTERM or SIGINT. Raises ``BusError`` if it does not start, ``InvalidInputError`` for
-    files that have no certificate or no key."""
+    files that have no certificate or no key. ``load`` has the limits of connections; without it they are the usual ones."""
+    http, websockets = protocols(load or Load(fitted(DEFAULT_LIMITS, click.echo)))
     config = uvicorn.Config(
         app,
+        http=http,
+        ws=websockets,
         log_level="warning",
         timeout_graceful_shutdown=_DRAIN_S,
+        timeout_keep_alive=_IDLE_S,
         server_header=False,
         # Clients on this machine could say in X-Forwarded-For that they are elsewhere, and the audit would have that.
         proxy_headers=False,
@@ -165,6 +181,7 @@ def run(app: Any, listener: socket.socket, tls: Tls | None = None) -> None:
     # When it is done, uvicorn raises the signal that ended it once more, for handlers from before it: nothing is left to do.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda signum, frame: None)
+    sys.setswitchinterval(_SWITCH_S)
     try:
         with _rarely_collecting():
             uvicorn.Server(config).run(sockets=[listener])

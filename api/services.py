@@ -6,7 +6,9 @@ from event_streaming_bus.access.tokens import TokenService
 from event_streaming_bus.api.consuming_sessions import ConsumingSessions
 from event_streaming_bus.api.flow_trials import FlowTrials
 from event_streaming_bus.api.hosted_flows import HostedFlows
+from event_streaming_bus.api.load import DEFAULT_LIMITS, Load, LoadLimits
 from event_streaming_bus.api.log_watch import LogWatch
+from event_streaming_bus.api.looks import Looks
 from event_streaming_bus.api.metrics_page import MetricsPage
 from event_streaming_bus.api.monitoring_hub import Monitoring
 from event_streaming_bus.audit.service import AuditService
@@ -34,8 +36,10 @@ if TYPE_CHECKING:
 class Services:
     """The bus's services over one data folder. Raises ``InUseError`` if another process has its history open."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, limits: LoadLimits = DEFAULT_LIMITS) -> None:
         self.storage = storage
+        self.load = Load(limits)
+        self.looks = Looks()
         self.election: Election | None = None  # of the node that serves, if there are others
         self.audit = AuditService(storage)
         self.tokens = TokenService(storage)
@@ -57,13 +61,14 @@ class Services:
         self.consuming = ConsumingSessions(storage)
         self.log_watch = LogWatch(storage.log)
         self.idempotency = IdempotencyStore(storage.place("log.db"))
-        self.meter = Meter(storage, history_backlog=self.history.backlog)
+        self.meter = Meter(storage, history_backlog=self.history.backlog, load=self.load.sample)
         self.metrics_page = MetricsPage(self.meter)
         self.monitoring = Monitoring(self.meter)
 
     def close(self) -> None:
         """End the members that are hosted, stop the processors, load what is left of history, and let go of it."""
         self.consuming.abandon()
+        self.looks.close()
         self.meter.close()
         self.projections.close()
         try:

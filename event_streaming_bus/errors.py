@@ -135,6 +135,10 @@ class UnavailableError(StorageError):
     """What lies below cannot be reached at the moment. Nothing of what was asked was done; try again."""
 
 
+class OverloadedError(BusError):
+    """There is as much to do as is taken on at once. Nothing of this was done; try again in ``details['retry_after_s']``."""
+
+
 class LostDatabaseError(StorageError):
     """The database met an error after which it refuses everything. It must be opened again; what was committed is there."""
 

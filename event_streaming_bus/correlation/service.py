@@ -61,7 +61,7 @@ class CorrelationService:
 
     def _traced(self, tenant_id: str, limits: Limits, trace: Callable[[Tracer], Trace]) -> Trace:
         with self._opened() as history:
-            history.catch_up()
+            history.reach()
             return trace(Tracer(history, self._storage.aggregates, tenant_id, limits))
 
     @contextmanager

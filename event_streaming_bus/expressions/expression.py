@@ -106,10 +106,24 @@ class Expression:
         fields = payload if payload.__class__ is dict else {}
 
         def compiled(part: ast.expr, local: tuple[str, ...]) -> Callable[..., Any]:
-            run = _compile(part, self.scope, local)
+            run = self._run_of(part, local)
             return lambda *local_values: run(event, payload, fields, *local_values)
 
         return explain_failure(self._node, compiled, error)
+
+    @cached_property
+    def _parts(self) -> dict[int, dict[tuple[str, ...], Callable[..., Any]]]:
+        """What was compiled of each part to explain a failure, by the part's id: where every event fails, it is used for each."""
+        return {id(part): {} for part in ast.walk(self._node)}
+
+    def _run_of(self, part: ast.expr, local: tuple[str, ...]) -> Callable[..., Any]:
+        known = self._parts.get(id(part))
+        if known is None:  # made while explaining, and gone afterwards: another part may get its id
+            return _compile(part, self.scope, local)
+        run = known.get(local)
+        if run is None:
+            run = known[local] = _compile(part, self.scope, local)
+        return run
 
 
 def parse(text: str, scope: Scope = Scope.ENVELOPE, *, where: str = "expression") -> Expression:

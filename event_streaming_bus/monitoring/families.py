@@ -114,7 +114,10 @@ class View:
             _add_balance(series, (OTHER, "", *self._of(OTHER)), others, held)
 
 
-_OF_THE_SERVER: Final = ("event_streaming_file_bytes", "event_streaming_monitoring_failures_total")
+_OF_THE_SERVER: Final = (
+    *("event_streaming_file_bytes", "event_streaming_monitoring_failures_total"),
+    *("event_streaming_requests_in_flight", "event_streaming_refused_requests_total"),
+)
 
 
 def _worst(groups: Iterable[GroupSample]) -> GroupSample:
@@ -169,6 +172,11 @@ def _add_server(series: dict[str, Series], sample: Sample) -> None:
             "process_start_time_seconds": used.started_at_s,
         }
         series["event_streaming_file_bytes"] += [((name,), size) for name, size in used.files.items()]
+    load = sample.load
+    if load is not None:
+        values |= {"event_streaming_connections": load.connections, "event_streaming_buffered_bytes": load.buffered_bytes}
+        series["event_streaming_requests_in_flight"] += [((kind,), count) for kind, count in load.in_flight.items()]
+        series["event_streaming_refused_requests_total"] += [((limit,), count) for limit, count in load.refused.items()]
     for name, value in values.items():
         series[name].append(((), value))
     series["event_streaming_monitoring_failures_total"] += [((part,), count) for part, count in sample.failures.items()]

@@ -16,7 +16,7 @@ from event_streaming_bus.monitoring.groups import group_samples
 from event_streaming_bus.monitoring.latency import QUANTILES, StreamLatency
 from event_streaming_bus.monitoring.processors import Processors
 from event_streaming_bus.monitoring.resources import resources
-from event_streaming_bus.monitoring.sample import LatencySample, Sample
+from event_streaming_bus.monitoring.sample import LatencySample, LoadSample, Sample
 from event_streaming_bus.monitoring.totals import StreamTotals, Totals
 from event_streaming_bus.store.storage import Storage
 
@@ -59,11 +59,16 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 class Meter:
     """Samples a data folder. Safe to use from any thread.
 
-    ``history_backlog`` tells how many records of history are not loaded yet.
+    ``history_backlog`` tells how many records of history are not loaded yet, ``load`` what the server is doing.
     """
 
     def __init__(
-        self, storage: Storage, *, history_backlog: Callable[[], int] | None = None, limits: Limits | None = None
+        self,
+        storage: Storage,
+        *,
+        history_backlog: Callable[[], int] | None = None,
+        load: Callable[[], LoadSample | None] = lambda: None,
+        limits: Limits | None = None,
     ) -> None:
         self.limits = limits or Limits.from_environment()
         self._storage = storage
@@ -75,6 +80,7 @@ class Meter:
         self._groups = _Kept("groups", lambda: group_samples(storage, self._tenants), self._failures)
         self._resources = _Kept("resources", lambda: resources(storage.folder), self._failures)
         self._backlog = _Kept("history", history_backlog or (lambda: 0), self._failures)
+        self._load = load
         self._lock = threading.Lock()
         self._refusing = threading.Lock()
         self._refusals: Counter[tuple[str, str, str]] = Counter()
@@ -131,6 +137,7 @@ class Meter:
             unread_records=self._follower.backlog,
             skipped_records=self._follower.skipped,
             failures=dict(self._failures),
+            load=self._load(),
             **taken,
         )
 

@@ -113,6 +113,15 @@ METRICS: Final = {
         Metric("process_resident_memory_bytes", G, (), "Resident memory of the server."),
         Metric("process_open_fds", G, (), "Open file descriptors of the server."),
         Metric("process_start_time_seconds", G, (), "When the server started, in seconds since 1970."),
+        Metric("event_streaming_connections", G, (), "Connections that clients have open."),
+        Metric("event_streaming_requests_in_flight", G, ("kind",), "Requests that are worked on, or wait for their turn."),
+        Metric("event_streaming_buffered_bytes", G, (), "Bodies of requests that are held in memory."),
+        Metric(
+            "event_streaming_refused_requests_total",
+            C,
+            ("limit",),
+            "Requests that were told to come again because the server had too much to do, by the limit that was met.",
+        ),
         Metric("event_streaming_monitoring_sample_seconds", G, (), "How long it took to take this sample."),
         Metric(
             "event_streaming_monitoring_unread_records", G, (), "Records of history that latencies and errors do not tell of yet."

@@ -62,6 +62,15 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[str, int]
 
 
+class LoadSample(msgspec.Struct, frozen=True, kw_only=True):
+    """What a server is doing: ``in_flight`` requests by their kind, and how many were ``refused``, by the bound that was met."""
+
+    connections: int
+    in_flight: dict[str, int]
+    buffered_bytes: int
+    refused: dict[str, int]
+
+
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """All of it. ``taken_s`` is on the monotonic clock; ``failures`` counts by part what could not be sampled, ever."""
 
@@ -73,6 +82,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     groups: list[GroupSample]
     processors: list[ProcessorSample]
     resources: Resources | None
+    load: LoadSample | None
     history_backlog: int
     unread_records: int
     skipped_records: int

@@ -35,7 +35,7 @@ class StoryService:
 
     def _story(self, event_id: str, tenant_id: str, most: int) -> Story:
         if self._history is not None:
-            self._history.catch_up()
+            self._history.reach()
             return tell(self._storage, self._history, tenant_id, event_id, most=most)
         with self._opening:  # a process cannot open it twice either
             history = History(self._storage)

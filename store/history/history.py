@@ -8,14 +8,15 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import duckdb
 import pyarrow as pa
 
-from event_streaming_bus.errors import BusError, EventNotFoundError, LostDatabaseError
+from event_streaming_bus.errors import BusError, EventNotFoundError, LostDatabaseError, UnavailableError
 from event_streaming_bus.fault_points import fault_point
 from event_streaming_bus.models import EventPriority, Split
 from event_streaming_bus.store.history.answers import QueryResult, Row, event_told, history_told
@@ -23,20 +24,23 @@ from event_streaming_bus.store.history.asking import Answering, Bounds, ask
 from event_streaming_bus.store.history.database import SQL, database_errors, folder_of, open_database
 from event_streaming_bus.store.history.masks import Masks
 from event_streaming_bus.store.history.parquet_files import Manifest, ParquetFolder
-from event_streaming_bus.store.history.roll_off import RolledOff, install, roll_off
-from event_streaming_bus.store.history.rows import MAX_ROWS, Expander
+from event_streaming_bus.store.history.reading import Record, records_of
+from event_streaming_bus.store.history.roll_off import RolledOff, day_of, install, roll_off
+from event_streaming_bus.store.history.rows import MAX_PAYLOAD_BYTES, MAX_ROWS, Expander
 from event_streaming_bus.store.history.running import RunningQueries
-from event_streaming_bus.store.history.sql_gate import TABLES, check_names, check_statement, tenant_schema
+from event_streaming_bus.store.history.sql_gate import check_names, check_statement, make_views, tenant_schema
+from event_streaming_bus.store.history.turns import REACH_S, taken
+from event_streaming_bus.store.patient_clock import patient_ms
 from event_streaming_bus.store.settings import KEEP_DAYS, ROLL_OFF_DAYS
 from event_streaming_bus.store.storage import Storage
 
 Progress = Callable[[int, int], None]
 
 FILE: Final = "history.duckdb"
+_LAST_LOOK_S: Final = 5.0
 _LAST_QUERIES_S: Final = 5.0
 _MEMORY_TRIES: Final = 3
 _READERS_S: Final = 30.0
-_READ_BYTES: Final = 1 << 18
 _WAIT_S: Final = 0.5
 _GATHER_S: Final = 0.1
 _FIRST_RETRY_S: Final = 0.5
@@ -59,6 +63,7 @@ class History:
         self._tenants: set[str] = set()
         self._is_lost = False
         self._rolled_on: date | None = None
+        self._loaded: int | None = None  # the position, as far as this object has committed it
         self.queries = RunningQueries()
         self._masks = Masks(storage.schemas)
         self._db = open_database(self.path, self._split.stream_id)
@@ -85,7 +90,8 @@ class History:
                     self._install(self._folder.manifest())
                     self._delete_rows(cursor)
                 position = self._position(cursor)
-            start, records, tries = position, self._records(position, end), _MEMORY_TRIES
+            self._loaded = position
+            start, records, tries = position, records_of(self._storage.log, self._split, position, end), _MEMORY_TRIES
             while position < end:
                 try:
                     loaded = self._load(cursor, records)
@@ -96,16 +102,23 @@ class History:
                     # Loading comes first: without it, what is asked would be told less and less.
                     self.queries.stop_all("the query was stopped, for loading needed the memory")
                     self.queries.wait_for(_LAST_QUERIES_S)
-                    records = self._records(position, end)
+                    records = records_of(self._storage.log, self._split, position, end)
                     continue
                 tries = _MEMORY_TRIES
                 if loaded is None:
                     break
                 position, made = loaded
+                self._loaded = position
                 rows += made
                 if progress is not None:
                     progress(position - start, end - start)
         return rows
+
+    def reach(self, within_s: float = REACH_S) -> None:
+        """As ``catch_up``, for those who ask: loading may be stuck, or take long. Raises ``UnavailableError``."""
+        if self._loaded is None or self._loaded < self._end():
+            with taken(self._loading, within_s, self.backlog) as progressed:
+                self.catch_up(progressed)
 
     @contextlib.contextmanager
     def _found_again(self) -> Iterator[None]:
@@ -126,15 +139,7 @@ class History:
             self._is_lost = True
             raise
 
-    def _records(self, position: int, end: int) -> Iterator[tuple[int, bytes, int]]:
-        """The records from ``position`` on, at least to ``end``: ``(offset, record, when it was written in ms)``."""
-        while position < end:
-            for batch in self._storage.log.read(self._split, position, _READ_BYTES):
-                offsets = range(batch.offset, batch.offset + batch.count)
-                yield from zip(offsets, batch.payloads(), batch.timestamps_ms(), strict=True)
-                position = batch.end_offset
-
-    def _load(self, cursor: duckdb.DuckDBPyConnection, records: Iterator[tuple[int, bytes, int]]) -> tuple[int, int] | None:
+    def _load(self, cursor: duckdb.DuckDBPyConnection, records: Iterator[Record]) -> tuple[int, int] | None:
         """Load some records in one transaction; ``(the new position, rows made)``, ``None`` if there are no more."""
 
         def write(name: str, table: pa.Table) -> None:
@@ -149,12 +154,15 @@ class History:
         try:
             last_day = max((day for day, _ in cursor.execute(SQL["select_days"]).fetchall()), default=date.min)
             for offset, data, written_ms in records:
-                if (day := _day_of(written_ms)) > last_day:
+                position = offset + 1
+                if data is None:
+                    expander.skipped_records += 1
+                    continue
+                if (day := day_of(written_ms)) > last_day:
                     cursor.execute(SQL["insert_day"], [day, offset])
                     last_day = day
                 expander.add(offset, data)
-                position = offset + 1
-                if expander.rows >= MAX_ROWS:
+                if expander.rows >= MAX_ROWS or expander.payload_bytes >= MAX_PAYLOAD_BYTES:
                     break
             fault_point("history.insert")
             expander.flush()
@@ -178,15 +186,16 @@ class History:
         return max(kept, row[0] if row else 0)
 
     def backlog(self) -> int:
-        """How many records of the stream are not loaded yet."""
-        with database_errors(), self._cursor() as cursor:
-            return max(0, self._end() - self._position(cursor))
+        """How many records of the stream are not loaded yet. Does not wait for a loading that is under way."""
+        if self._loaded is None:
+            with database_errors(), self._cursor() as cursor:
+                self._loaded = self._position(cursor)
+        return max(0, self._end() - self._loaded)
 
     def skipped(self) -> tuple[int, int]:
         """``(events that the log no longer held when their rows were to be made, records that could not be read)``."""
         with database_errors(), self._cursor() as cursor:
-            row = cursor.execute(SQL["select_skipped"]).fetchone()
-        return row or (0, 0)
+            return cursor.execute(SQL["select_skipped"]).fetchone() or (0, 0)
 
     def rebuild(self, progress: Progress | None = None) -> int:
         """Forget every row and load all again; returns how many rows that made. Interrupted, it goes on with the next load."""
@@ -218,13 +227,14 @@ class History:
                     days=days,
                     keep_days=keep_days,
                     dry_run=dry_run,
-                    now=now or datetime.now(UTC),
+                    now=now or _now(),
                     wait_for_readers=lambda: self.queries.wait_for(_READERS_S),
+                    drop_records=partial(self._storage.log.drop_before, self._split),
                 )
 
     def _roll_off_if_due(self) -> None:
         """Once for each day (UTC), as the settings say."""
-        today = datetime.now(UTC).date()
+        today = _now().date()
         if self._rolled_on == today:
             return
         days, keep_days = (self._storage.settings.value(name) for name in (ROLL_OFF_DAYS, KEEP_DAYS))
@@ -235,6 +245,7 @@ class History:
         self._rolled_on = today
 
     def _delete_rows(self, cursor: duckdb.DuckDBPyConnection) -> None:
+        self._loaded = None
         cursor.execute(f"BEGIN; {SQL['delete_rows']} COMMIT;")
 
     def start(self) -> None:
@@ -248,12 +259,11 @@ class History:
         retry_s = _FIRST_RETRY_S
         while not self._closing.is_set():
             try:
-                self.catch_up()
+                if self._loaded != self._end():
+                    self.catch_up(self._unless_closing)
                 self._roll_off_if_due()
                 retry_s = _FIRST_RETRY_S
-                with self._cursor() as cursor:
-                    position = self._position(cursor)
-                if self._storage.log.wait({self._split: position}, _WAIT_S):
+                if self._storage.log.wait({self._split: self._loaded or 0}, _WAIT_S):
                     self._closing.wait(_GATHER_S)  # a transaction for every single publish would be a flush for every one
             except Exception as error:  # whatever it is, history must go on when it has passed
                 if self._closing.is_set():
@@ -265,10 +275,15 @@ class History:
                 self._closing.wait(retry_s)
                 retry_s = min(_MAX_RETRY_S, retry_s * 2)
 
+    def _unless_closing(self, done: int, there: int) -> None:
+        if done < there and self._closing.is_set():
+            raise UnavailableError("The history is being closed.")
+
     def stop(self) -> None:
-        """End the thread of ``start``, after a last look at the stream."""
+        """End the thread of ``start``, after a last, short look at the stream: the next opening loads what it leaves."""
         if self._end_thread():
-            self.catch_up()
+            with contextlib.suppress(UnavailableError):
+                self.reach(_LAST_LOOK_S)
 
     def _end_thread(self) -> bool:
         thread, self._thread = self._thread, None
@@ -334,14 +349,8 @@ class History:
         schema = tenant_schema(tenant_id)
         with self._making_views:
             if schema not in self._tenants:
-                quoted = tenant_id.replace("'", "''")
                 with self._cursor() as cursor:
-                    cursor.begin()
-                    cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
-                    for name in TABLES:
-                        cursor.execute(f"CREATE OR REPLACE VIEW {schema}.{name} AS FROM main.{name} WHERE tenant_id = '{quoted}'")
-                    cursor.execute(SQL["create_guards"].format(schema=schema))
-                    cursor.commit()
+                    make_views(cursor, tenant_id)
                 self._tenants.add(schema)
         return schema
 
@@ -386,9 +395,6 @@ class History:
             self._db.close()
 
 
-def _day_of(written_ms: int) -> date:
-    """The day (UTC) of a time; times that are no dates are of the first or the last one."""
-    try:
-        return date(1970, 1, 1) + timedelta(days=written_ms // 86_400_000)
-    except OverflowError:
-        return date.min if written_ms < 0 else date.max
+def _now() -> datetime:
+    """The time that says what has been over for so long that it may go."""
+    return datetime.fromtimestamp(patient_ms() / 1000, UTC)

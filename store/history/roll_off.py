@@ -117,9 +117,13 @@ def roll_off(
     dry_run: bool,
     now: datetime,
     wait_for_readers: Callable[[], bool],
+    drop_records: Callable[[int], object],
 ) -> RolledOff:
     """Move days that have been over for ``days`` days into files, and remove the files of those over for ``keep_days`` days, once
-    nobody reads them; None leaves that out. Raises ``InvalidInputError``."""
+    nobody reads them; None leaves that out. Raises ``InvalidInputError``.
+
+    ``drop_records`` is told before which offset no record counts any more: a rebuild would bring back the rows that were removed.
+    """
     for name, value in (("days", days), ("keep_days", keep_days)):
         if value is not None and not 0 <= value <= MAX_DAYS:
             raise InvalidInputError(f"{name}: expected 0 to {MAX_DAYS:,}, got {value}", path=name)
@@ -145,6 +149,8 @@ def roll_off(
         install(cursor, folder, manifest)
         if wait_for_readers():
             folder.remove(over)  # else they are left over, and removed the next time
+    if keep_days is not None and not dry_run:
+        drop_records(min((file.begin for file in manifest.files), default=manifest.rolled_until))
     removed_rows, removed_bytes = total(over)
     return RolledOff(
         dry_run=dry_run,
@@ -160,3 +166,11 @@ def roll_off(
 def _over(manifest: Manifest, keep_days: int, now: datetime) -> list[ParquetFile]:
     first_kept = (now.astimezone(UTC).date() - timedelta(days=keep_days)).isoformat()
     return [file for file in manifest.files if file.day < first_kept]
+
+
+def day_of(written_ms: int) -> date:
+    """The day (UTC) of a time; times that are no dates are of the first or the last one."""
+    try:
+        return date(1970, 1, 1) + timedelta(days=written_ms // 86_400_000)
+    except OverflowError:
+        return date.min if written_ms < 0 else date.max

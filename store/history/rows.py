@@ -64,7 +64,7 @@ class Expander:
         self._streams: dict[str, StreamInfo] = {}
         self._reader = RunReader(log)
         self._columns = {table: Columns(table) for table in SCHEMAS}
-        self._payload_bytes = 0
+        self._payload_bytes = self.payload_bytes = 0  # of the rows that are held, and of all
         self._record_offset: int | list[int] = 0  # one for each row, where they come of several records
         self._gathering = Gathering()
         self._rows = 0
@@ -181,7 +181,8 @@ class Expander:
         columns["metadata"] = _json(metadata) if same else [_json(value) for value in batch.column("metadata")]
         raw = batch.json_payloads()
         payloads = masked_payloads(self._masks, batch, raw, schema_id, is_letter=is_letter, schema_of=self._schema_of)
-        self._payload_bytes += sum(map(len, payloads))
+        size = sum(map(len, payloads))
+        self._payload_bytes, self.payload_bytes = self._payload_bytes + size, self.payload_bytes + size
         if is_letter:
             self._dead_letters(batch, tenant_id, batch.payloads() if payloads is raw else payloads)
         self._extend(

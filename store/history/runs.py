@@ -8,7 +8,7 @@ from event_streaming_bus.errors import BusError, CorruptLogError, NotFoundError,
 from event_streaming_bus.models import EventPriority, Split
 from event_streaming_bus.store.history_records import Run
 from event_streaming_bus.store.log.base import EventLog
-from event_streaming_bus.store.log.record_batch import RecordBatch
+from event_streaming_bus.store.log.record_batch import RecordBatch, behind
 
 _MAX_SPLITS_AT_HAND: Final = 64
 _log: Final = logging.getLogger(__name__)
@@ -57,15 +57,16 @@ class RunReader:
         return batches[0]
 
     def _next_kept(self, error: BusError, offset: int, end: int) -> int:
-        """The offset to go on at after ``offset`` could not be read. Errors that may pass are raised again."""
+        """The offset to go on at, ``end`` at most, after ``offset`` could not be read. Errors that may pass are raised again."""
         if isinstance(error, NotFoundError):
             return end
         if isinstance(error, OffsetOutOfRangeError):
             begin = int(error.details["begin"])
             return min(begin, end) if begin > offset else end
-        if not isinstance(error, CorruptLogError) or "offset" not in error.details:
+        if not isinstance(error, CorruptLogError):
             raise error
+        kept = min(end, behind(error, offset))
         if error.message not in self._damaged:
             self._damaged.add(error.message)
             _log.error("%s There is no history of its events.", error.message)
-        return offset + 1
+        return kept

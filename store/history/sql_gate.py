@@ -46,6 +46,17 @@ def tenant_schema(tenant_id: str) -> str:
     return "tenant_" + hashlib.sha256(tenant_id.encode()).hexdigest()[:32]
 
 
+def make_views(cursor: duckdb.DuckDBPyConnection, tenant_id: str) -> None:
+    """Make the schema with a tenant's views, in one transaction."""
+    schema, quoted = tenant_schema(tenant_id), tenant_id.replace("'", "''")
+    cursor.begin()
+    cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+    for name in TABLES:
+        cursor.execute(f"CREATE OR REPLACE VIEW {schema}.{name} AS FROM main.{name} WHERE tenant_id = '{quoted}'")
+    cursor.execute(SQL["create_guards"].format(schema=schema))
+    cursor.commit()
+
+
 def check_names(connection: duckdb.DuckDBPyConnection, sql: str, *, is_of_tenant: bool) -> None:
     """Raise ``QueryError`` unless ``sql`` names nothing but what it may: tables, no files; functions that only compute.
 

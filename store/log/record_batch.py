@@ -12,7 +12,6 @@ from array import array
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from itertools import repeat
-from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -31,6 +30,7 @@ from event_streaming_bus.models import (
     rfc3339,
 )
 from event_streaming_bus.store.log.codecs import compress, decompress
+from event_streaming_bus.store.log.event_columns import EventColumns, Same, column_of
 
 FORMAT_VERSION: Final = 2
 MAX_BATCH_EVENTS: Final = 4096
@@ -38,7 +38,6 @@ MAX_BATCH_PAYLOAD_BYTES: Final = 4 << 20
 
 _FIELDS: Final = Event.__struct_fields__
 _INDEX: Final = {name: i for i, name in enumerate(_FIELDS)}
-_LISTED: Final = tuple(i for name, i in _INDEX.items() if name not in ("data", "timestamp_ms"))
 _ENUMS: Final[dict[str, type[StrEnum]]] = {
     "priority": EventPriority,
     "compression_type": CompressionType,
@@ -49,9 +48,10 @@ _LACKING: Final = {
     FORMAT_VERSION: 0,
 }  # how many of the last fields the batches of each version that can be read do not have
 _row = msgspec.structs.astuple
-_timestamp_of = attrgetter("timestamp_ms")
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(list[Any])
+_parts_decoder = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_value_decoder = msgspec.msgpack.Decoder()
+_NONE: Final = msgspec.Raw(msgspec.msgpack.encode(None))
 _PLACE: Final = struct.Struct("<16sBIqIqqq")
 
 
@@ -73,8 +73,10 @@ def _columns(events: Sequence[Event]) -> list[Any]:
     if len(events) == 1:
         return _columns_of_one(events[0])
     columns: list[Any] = [FORMAT_VERSION, len(events)]
-    for name, values in zip(_FIELDS, zip(*map(_row, events), strict=True), strict=True):
-        if name == "data":
+    for name, values in zip(_FIELDS, _transposed(events), strict=True):
+        if values.__class__ is Same:
+            columns.append([values.value])
+        elif name == "data":
             columns.append(_pack_payloads(values))
         elif name == "timestamp_ms":
             columns.append(_pack_integers("q", values))
@@ -83,6 +85,14 @@ def _columns(events: Sequence[Event]) -> list[Any]:
         else:
             columns.append(values)
     return columns
+
+
+def _transposed(events: Sequence[Event]) -> Iterable[Any]:
+    """The values of each field, or ``Same``."""
+    if isinstance(events, EventColumns):
+        of = events.column
+        return [column_of(events, name) if name in ("data", "timestamp_ms") else of(name) for name in _FIELDS]
+    return zip(*map(_row, events), strict=True)
 
 
 def _columns_of_one(event: Event) -> list[Any]:
@@ -121,18 +131,13 @@ def _pack_payloads(values: Sequence[bytes]) -> bytes | list[bytes]:
     return [_pack_integers("I", map(len, values)), b"".join(values)]
 
 
-def _fit(columns: Sequence[Any], count: int) -> bool:
-    """Whether these are the columns of so many events, as far as that shows without looking at each value."""
-    if count < 1 or len(columns) != len(_FIELDS):
-        return False
-    times = columns[_INDEX["timestamp_ms"]]
-    if times.__class__ is not bytes or len(times) != 8 * count or not _are_payloads(columns[_INDEX["data"]], count):
-        return False
-    for i in _LISTED:
-        values = columns[i]
-        if values.__class__ is not list or (len(values) != count and len(values) != 1):
-            return False
-    return True
+def _fits(i: int, values: Any, count: int) -> bool:
+    """Whether these are the values of the field ``i`` of so many events, as far as that shows without looking at each value."""
+    if i == _INDEX["timestamp_ms"]:
+        return values.__class__ is bytes and len(values) == 8 * count
+    if i == _INDEX["data"]:
+        return _are_payloads(values, count)
+    return values.__class__ is list and (len(values) == count or len(values) == 1)
 
 
 def _are_payloads(data: Any, count: int) -> bool:
@@ -173,9 +178,18 @@ class StoredBatch(msgspec.Struct, frozen=True, gc=False):
     body: bytes
 
 
+def behind(error: CorruptLogError, offset: int) -> int:
+    """The offset behind the damaged batch that was met when ``offset`` was asked for; the next one where its end is not told.
+    Raises the error if it is of no batch."""
+    if "offset" not in error.details:
+        raise error
+    end = error.details.get("end_offset", 0)
+    return end if offset < end <= offset + MAX_BATCH_EVENTS else offset + 1
+
+
 def store_events(events: Sequence[Event], base_offset: int, codec: CompressionType, appended_at_ms: int) -> StoredBatch:
     """The events as a batch ready to be stored; at most ``MAX_BATCH_EVENTS`` of them, at least one."""
-    timestamps = list(map(_timestamp_of, events))
+    timestamps = column_of(events, "timestamp_ms")
     body = compress(codec, encode_columns(events))
     return StoredBatch(base_offset, len(events), codec, min(timestamps), max(timestamps), appended_at_ms, body)
 
@@ -225,17 +239,32 @@ class RecordBatch:
             return self._stored
         return store_events(self.events(), self.offset, self._stored.codec, self.appended_at_ms)
 
-    def _decoded(self) -> list[Any]:
+    def _field(self, name: str) -> Any:
+        """The column of a field as it is stored, decoded and found to be of the right length when it is first asked for."""
+        columns, i = self._parts(), _INDEX[name]
+        values = columns[i]
+        if values.__class__ is msgspec.Raw:
+            try:
+                values = _value_decoder.decode(values)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                raise self.damaged(str(error)) from error
+            if not _fits(i, values, self._stored.count):
+                raise self.damaged("its columns do not fit the number of its events")
+            columns[i] = values
+        return values
+
+    def _parts(self) -> list[Any]:
+        """The columns, those undecoded that nobody has asked for."""
         if self._columns is None:
             try:
-                columns = _decoder.decode(decompress(self._stored.codec, self._stored.body))
+                parts: list[Any] = _parts_decoder.decode(decompress(self._stored.codec, self._stored.body))
+                version, count = map(_value_decoder.decode, parts[:2] if len(parts) > 1 else (_NONE, _NONE))
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, CorruptLogError) as error:
                 raise self.damaged(str(error)) from error
-            version, count, *columns = columns if len(columns) > 1 else (None, 0)
-            if version.__class__ is not int or version not in _LACKING or count != self._stored.count:
+            if version.__class__ is not int or version not in _LACKING or count != self._stored.count or count < 1:
                 raise self.damaged("its header does not fit its contents")
-            columns += [[None]] * _LACKING[version]
-            if not _fit(columns, count):
+            columns = parts[2:] + [[None]] * _LACKING[version]
+            if len(columns) != len(_FIELDS):
                 raise self.damaged("its columns do not fit the number of its events")
             self._columns = columns
         return self._columns
@@ -251,6 +280,7 @@ class RecordBatch:
             partition=split.partition,
             lane=split.lane.value,
             offset=first,
+            end_offset=last + 1,
         )
 
     @property
@@ -259,12 +289,12 @@ class RecordBatch:
 
     def timestamps_ms(self) -> Sequence[int]:
         """The event times, in offset order."""
-        values = _unpack_integers("q", self._decoded()[_INDEX["timestamp_ms"]])
+        values = _unpack_integers("q", self._field("timestamp_ms"))
         return values if self._whole else values[self._skip : self._skip + self.count]
 
     def payload_lines(self) -> bytes | None:
         """All payloads as lines in one piece, or ``None`` where a payload holds a line feed or the batch is sliced."""
-        data = self._decoded()[_INDEX["data"]]
+        data = self._field("data")
         if not self._whole or not isinstance(data, bytes):
             return None
         if data.count(b"\n") != self._stored.count - 1:
@@ -273,7 +303,7 @@ class RecordBatch:
 
     def payloads(self) -> list[bytes]:
         """The payload of each event as stored, in offset order."""
-        data = self._decoded()[_INDEX["data"]]
+        data = self._field("data")
         if isinstance(data, bytes):
             payloads = data.split(b"\n")
             if len(payloads) != self._stored.count:
@@ -298,7 +328,7 @@ class RecordBatch:
             return self.timestamps_ms()
         if name == "data":
             return self.payloads()
-        values: Sequence[Any] = self._decoded()[_INDEX[name]]
+        values: Sequence[Any] = self._field(name)
         if name in _ENUMS:
             values = self._words(name, values)
         if len(values) == 1:
@@ -307,7 +337,7 @@ class RecordBatch:
 
     def constant(self, name: str) -> tuple[bool, Any]:
         """``(True, value)`` if the column is stored as one value for all events, else ``(False, None)``."""
-        values = self._decoded()[_INDEX[name]]
+        values = self._field(name)
         if name in ("data", "timestamp_ms") or len(values) != 1:
             return False, None
         return True, (self._words(name, values) if name in _ENUMS else values)[0]

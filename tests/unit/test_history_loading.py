@@ -597,6 +597,46 @@ def test_events_of_a_damaged_record_batch_make_no_rows_and_do_not_stop_history(
     assert caplog.text.count("is damaged") == 1
 
 
+def test_damaged_records_of_the_history_are_counted_and_those_behind_them_are_loaded(
+    bus: Bus, history: History, caplog: pytest.LogCaptureFixture
+) -> None:
+    orders = bus.stream()
+    for n in range(4):
+        bus.publish(orders, events_of(n))
+    stream_id = bus.storage.history().stream_id
+    with sqlite3.connect(bus.storage.folder / "log.db") as db:
+        db.execute(
+            "UPDATE batches SET body = zeroblob(length(body)) WHERE base_offset = 1 AND split_no IN "
+            "(SELECT split_no FROM splits JOIN streams USING (stream_no) WHERE stream_id = ?)",
+            (stream_id,),
+        )
+    db.close()
+    assert history.catch_up() == 6
+    assert history.skipped() == (0, 1)
+    assert history.backlog() == 0
+    assert "There is no history of what it tells" in caplog.text
+
+
+def test_a_history_that_is_stopped_with_much_to_load_leaves_it_for_the_next_opening(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("event_streaming_bus.store.history.history.MAX_ROWS", 1)
+    monkeypatch.setattr("event_streaming_bus.store.history.history._LAST_LOOK_S", 0.0)
+    orders = bus.stream()
+    for n in range(300):
+        bus.publish(orders, events_of(n))
+    first = History(bus.storage)
+    first.start()
+    first.stop()
+    left = first.backlog()
+    first.close()
+    assert left > 0
+    again = History(bus.storage)
+    assert again.catch_up() == 2 * left
+    assert ask(again, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(300, 300)]
+    again.close()
+
+
 def test_the_backlog_counts_the_records_that_are_not_loaded(bus: Bus, history: History) -> None:
     orders = bus.stream()
     for _ in range(3):
