@@ -26,6 +26,9 @@ GROUP: Final = "grp_"
 HISTORY: Final = "hist_"
 RUN: Final = "run_"
 
+BETWEEN: Final = "\x1f"
+"""What stands between the parts of an ``origin_text``."""
+
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS: Final = tuple(a + b for a in _ALPHABET for b in _ALPHABET)
 _MAX_TIME_MS: Final = (1 << 48) - 1
@@ -106,7 +109,7 @@ def new_id(prefix: str) -> str:
 
 def origin_text(*origin: object) -> str:
     """What a thing was derived from, any values with a stable ``str``, as one text."""
-    return "\x1f".join(map(str, origin))
+    return BETWEEN.join(map(str, origin))
 
 
 def derived_id(prefix: str, time_ms: int, *origin: object) -> str:

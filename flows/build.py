@@ -24,6 +24,7 @@ from event_streaming_bus.flows.outputs import Surroundings
 from event_streaming_bus.flows.plan import Node, Plan, Stage, fed_by
 from event_streaming_bus.flows.processors import timing_of
 from event_streaming_bus.flows.processors.custom import CustomLogic
+from event_streaming_bus.flows.rest import Rest
 from event_streaming_bus.flows.results import ResultMaker
 from event_streaming_bus.flows.sink import LogSink
 from event_streaming_bus.flows.source import LogSource, SourceOptions, read_events
@@ -43,15 +44,17 @@ def build(
     until: Mapping[str, Mapping[Split, int]] | None = None,
     stopping: Callable[[], bool] = lambda: False,
     is_traced: bool = True,
+    is_alone: bool = False,
 ) -> Dataflow:
     """The dataflow of ``plan`` over the log of ``storage``.
 
     ``until``: by stream id the offsets at which to stop and close every window; ``None``: follow the streams for ever, until
     ``stopping`` is true or a stream has more partitions than the plan reads, which closes nothing. ``is_traced``: whether it
-    makes spans where tracing is on. Every worker process builds it anew; what has been written is read from the marks here, so no
-    other process may be running the flow.
+    makes spans where tracing is on. ``is_alone``: whether one worker does all the work, which lets it rest for longer (see
+    ``Rest``). Every worker process builds it anew; what has been written is read from the marks here, so no other process may be
+    running the flow.
     """
-    return _Builder(plan, storage, until, stopping, is_traced).build()
+    return _Builder(plan, storage, until, stopping, is_traced, is_alone).build()
 
 
 class _Builder:
@@ -64,12 +67,14 @@ class _Builder:
         until: Mapping[str, Mapping[Split, int]] | None,
         stopping: Callable[[], bool],
         is_traced: bool,
+        is_alone: bool,
     ) -> None:
         self._plan = plan
         self._storage = storage
         self._until = until
         self._stopping = stopping
         self._ending = GrowthWatch(plan, storage.log, stopping) if until is None else stopping
+        self._rest = Rest(storage.log, self._ending, is_alone=is_alone)
         self._is_traced = is_traced
         self._flow = Dataflow(plan.name)
         self._registry = SchemaRegistryService(storage)
@@ -109,6 +114,7 @@ class _Builder:
             idle_horizon_ms=max((_idle_horizon_ms(node) for node in self._below(fed)), default=0),
             max_future_ms=min((f for node in fed if (f := timing_of(node.spec).max_future_ms) is not None), default=None),
             stopping=self._ending,
+            rest=self._rest,
         )
         source = LogSource(self._storage.log, stage.source, options)
         chunks: Stream[Chunk] = op.input(f"{stage.name}:source", self._flow, source)

@@ -157,7 +157,7 @@ class ClusterSupervisor:
                 self._outcome = Outcome(error=error)
 
     def _lose(self, index: int, reason: str) -> None:
-        """A host is lost. What follows from that is done here, not later: it may connect anew at once. It is told once it is done."""
+        """A host is lost. What follows is done here, not later, since it may connect anew at once; then it is told."""
         self._links.pop(index).close()
         self._beats.pop(index, None)
         self._told.pop(index, None)

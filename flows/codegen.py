@@ -19,6 +19,7 @@ from event_streaming_bus.expressions import ENVELOPE_NAMES, NAMESPACE, Expressio
 from event_streaming_bus.flows.payload_structs import payload_struct
 from event_streaming_bus.flows.plan import Edge, Node
 from event_streaming_bus.flows.processors import ends_tree, kind_of
+from event_streaming_bus.flows.processors.map import output_names
 
 Failure: TypeAlias = tuple[int, int, Exception]
 """(position of the node among the tree's nodes, index of the event, what was raised)"""
@@ -33,6 +34,7 @@ class Code:
         self.prologue: list[str] = []
         self.constants: dict[str, object] = dict(NAMESPACE) | {
             "Exception": Exception,
+            "bytearray": bytearray,
             "bool": bool,
             "str": str,
             "int": int,
@@ -77,6 +79,8 @@ class Reading:
     ) -> None:
         self.payload = payload
         self.is_mapped = replaced is not None
+        self.last: int | None = None
+        """The number of the MAP that reads the payload last, and writes the very same fields in their order: it may change it."""
         self._columns = columns
         self._fields = fields
         self._replaced = replaced or {}
@@ -115,13 +119,13 @@ class Reading:
 
 
 class Tree(msgspec.Struct, frozen=True):
-    """A compiled tree: ``run(items, columns, future)`` returns ``(outputs, failures)``.
+    """A compiled tree: ``run(items, columns, count, future)`` returns ``(outputs, failures)``.
 
-    ``items`` are pairs of index and payload; ``columns`` the envelope columns named in ``columns``, by name; ``future`` the
-    indexes of events that are too far ahead of their time. ``outputs`` has one collection per node, in the order of ``nodes``;
-    what is in it is the node type's business. ``decoder`` decodes payloads to what ``run`` takes. ``roots`` are the numbers of
-    the nodes that see every event, and in how many ways; ``mapped`` the numbers of those that see another payload than that of
-    the event.
+    There are ``count`` events. ``items`` are pairs of index and payload; ``columns`` the envelope columns named in ``columns``,
+    by name; ``future`` the indexes of events that are too far ahead of their time. ``outputs`` has one collection per node, in
+    the order of ``nodes``; what is in it is the node type's business. ``decoder`` decodes payloads to what ``run`` takes, which
+    may change them. ``roots`` are the numbers of the nodes that see every event, and in how many ways; ``mapped`` the numbers of
+    those that see another payload than that of the event.
     """
 
     nodes: tuple[Node, ...]
@@ -139,7 +143,9 @@ def compile_tree(roots: Sequence[Edge]) -> Tree:
     index_of = {node.number: i for i, node in enumerate(nodes)}
     columns, mapped = set[str](), set[int]()
     touched = _touched(roots)
-    struct = None if touched is None else payload_struct(sorted(touched), None)
+    last = None if touched is None else _last_map(roots, touched)
+    names = sorted(touched or ()) if last is None else output_names(last.spec)
+    struct = None if touched is None else payload_struct(names, None)
     fields, payload_type = struct or (None, dict[str, Any])
     body = Code()
 
@@ -155,14 +161,17 @@ def compile_tree(roots: Sequence[Edge]) -> Tree:
 
         kind.generate(node, f"{index_of[node.number]}", body, reading, below, edge.side)
 
-    with body.block("def run(items, columns, future=()):"):
+    with body.block("def run(items, columns, count, future=()):"):
         body.line("failures = []")
         for i, node in enumerate(nodes):
             body.line(f"o{i} = {kind_of(node.spec).collection_of(node.spec)}")
         body.line("#columns")
         with body.block("for i, p in items:"):
             for root in roots:
-                generate(root, Reading("p", columns, fields))
+                reading = Reading("p", columns, fields)
+                if struct is not None and last is not None:
+                    reading.last = last.number
+                generate(root, reading)
         body.line(f"return [{', '.join(f'o{i}' for i in range(len(nodes)))}], failures")
     at = body.lines.index("    #columns")
     body.lines[at : at + 1] = [f"    c_{name} = columns[{name!r}]" for name in sorted(columns)]
@@ -177,6 +186,15 @@ def compile_tree(roots: Sequence[Edge]) -> Tree:
         msgspec.json.Decoder(payload_type),
         "\n".join(body.lines),
     )
+
+
+def _last_map(roots: Sequence[Edge], touched: set[str]) -> Node | None:
+    """The MAP that reads the source's payload last of all, if it writes the very fields that are read of it."""
+    edge = roots[-1]
+    while edge.node.children and kind_of(edge.node.spec).keeps_payload:
+        edge = edge.node.children[-1]
+    names = output_names(edge.node.spec)
+    return edge.node if names and not edge.node.children and set(names) == touched else None
 
 
 def _members(edges: Sequence[Edge]) -> list[Node]:

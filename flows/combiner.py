@@ -4,8 +4,10 @@ One message goes to every key group with each chunk: those without events of the
 late by their own split is found here, where the split is at hand.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate
+from math import inf
 from typing import Any, Final
 
 import msgspec
@@ -42,12 +44,19 @@ class SplitTime:
 
     def before(self, index: int) -> int:
         """The watermark before the event at ``index``."""
+        return self._watermarks()[index]
+
+    def reaches(self, watermark_ms: int) -> int:
+        """The index of the first event before which the watermark is this far."""
+        return bisect_left(self._watermarks(), watermark_ms)
+
+    def _watermarks(self) -> list[int]:
         if self._before is None:
             times: Sequence[int] = self._timestamps_ms
             if self._future:
                 times = [_LONG_AGO if i in self._future else t for i, t in enumerate(times)]
             self._before = list(accumulate(times, max, initial=self._first_ms))
-        return self._before[index]
+        return self._before
 
 
 class _Group(msgspec.Struct):
@@ -93,14 +102,19 @@ class Combiner:
         horizon_ms = _LONG_AGO if time is None else time.highest_ms - self._grace_ms
         for slice_ms, by_key in gathered.collected.items():
             windows = slicing.windows(slice_ms)
-            late_for_some = time is not None and windows[0][1] <= horizon_ms
+            # From this event of the chunk on, those of the slice are late for its first window at least.
+            late_from: float = inf
+            if time is not None and windows[0][1] <= horizon_ms:
+                late_from = time.reaches(windows[0][1] + self._grace_ms)
             for values, (indexes, *columns) in by_key.items():
                 number, key = known.get(values) or place_of(values)
                 group = groups[number]
-                if late_for_some and time is not None:
+                places = indexes if direct else [roots[i] for i in indexes]
+                if time is not None and (places[-1] if direct else max(places)) >= late_from:
                     self._sum_up_late(slice_ms, key, indexes, columns, windows, group, time, roots)
+                elif len(places) < _SUM_UP_FROM:
+                    group.content.append(Partial(slice_ms, key, places, columns))
                 else:
-                    places = indexes if direct else [roots[i] for i in indexes]
                     group.content.append(self._partial(slice_ms, key, places, columns))
 
     def _partial(

@@ -210,7 +210,7 @@ class DeadLetterService:
     def _ask(self, tenant_id: str, sql: str) -> Answer:
         if self._history is None:
             return ask(self._storage, sql, tenant_id, progress=self._progress)
-        self._history.catch_up()
+        self._history.reach()
         result = self._history.query(sql, tenant_id=tenant_id)
         return Answer(result.columns, result.rows(), result.truncated)
 

@@ -2,12 +2,12 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, TypeAlias
 
 from event_streaming_bus.errors import FlowError
 from event_streaming_bus.flows.combiner import Combiner
-from event_streaming_bus.flows.items import Closed, LateEvents, Progress, SinkItem, ToKeyGroup
+from event_streaming_bus.flows.items import Closed, LateEvents, Outputs, Progress, SinkItem, ToKeyGroup
 from event_streaming_bus.flows.marks import WindowMark, add_counts, renewed
 from event_streaming_bus.flows.outputs import Surroundings, dead_event, guarded
 from event_streaming_bus.flows.plan import Node, fed_by
@@ -16,6 +16,8 @@ from event_streaming_bus.flows.rows import EventRows
 from event_streaming_bus.flows.segments import Ran, Segments
 from event_streaming_bus.models import ErrorHandlingStrategy, Event, Split
 from event_streaming_bus.store.history_records import HistoryRecord, Late
+
+MAX_RESULTS: Final = 16_384
 
 ReadEvents = Callable[[str, Sequence[int]], list[Event]]
 """The events of a split (by its text) at these offsets, as far as the log still has them."""
@@ -28,7 +30,8 @@ _Failed: TypeAlias = tuple[Event, Exception, int]
 class Emitter:
     """Turns what the key groups of one processor give out into items, for one worker.
 
-    All that comes at once is written in one transaction, with the marks of its key groups.
+    What comes at once is written with the marks of its key groups: all that a key group gave out together, and at most about
+    ``MAX_RESULTS`` of several.
     """
 
     def __init__(
@@ -52,14 +55,13 @@ class Emitter:
     def __call__(self, given: list[tuple[str, Closed]]) -> list[SinkItem | ToKeyGroup]:
         closed = [each for _, each in given]
         items: list[SinkItem | ToKeyGroup] = []
-        gathered = Ran({}, [], {})
+        gathered = Ran(Outputs(), [], {})
         again = [result for each in closed for result in each.again]
         if again and self._combiners:
             events, _ = self._maker.events(again)
             gathered = self._segments.run(self._node.children, EventRows(events), gather_only=True)
-        to_write = [each for each in closed if each.mark is not None]
-        if to_write:
-            item, ran = self._written(to_write)
+        for part in _parts([each for each in closed if each.mark is not None]):
+            item, ran = self._written(part)
             items.append(item)
             gathered.gather(ran.gathered)
         if self._combiners:
@@ -79,10 +81,10 @@ class Emitter:
         events, failed = self._maker.events([result for each in closed for result in each.results])
         ran = self._segments.run(self._node.children, EventRows(events))
         if self._node.changelog is not None and events:
-            ran.add(self._node.changelog.stream_id, self._maker.changes(events, self._node.changelog))
+            ran.events.add(self._node.changelog.stream_id, self._maker.changes(events, self._node.changelog))
         if self._node.target is not None and events:
             kept, refused = guarded(self._surroundings, self._node.target, events)
-            ran.add(self._node.target.stream_id, kept)
+            ran.events.add(self._node.target.stream_id, kept)
             failed += [(events[i], error) for i, error in refused]
             events = kept
         mark.out += len(events)
@@ -97,7 +99,7 @@ class Emitter:
         last = {each.key_group: each.mark for each in closed if each.mark is not None}
         marks = [renewed(self._owner, key_group, self._stored.get(key_group), each) for key_group, each in last.items()]
         self._stored.update({each.key: each.value for each in marks})
-        return SinkItem({i: made for i, made in ran.events.items() if made}, tuple(marks), records), ran
+        return SinkItem(ran.events.by_stream(), tuple(marks), records), ran
 
     def _set_aside(self, failed: list[_Failed], ran: Ran) -> None:
         """Dead letters go to those that read the port ``errors``, or else to the stream of dead letters."""
@@ -114,7 +116,7 @@ class Emitter:
         if self._node.error_children:
             ran.join(self._segments.run(self._node.error_children, EventRows(dead)))
         else:
-            ran.add(self._surroundings.dead_letters.stream_id, dead)
+            ran.events.add(self._surroundings.dead_letters.stream_id, dead)
 
     def _late_events(self, late: list[LateEvents]) -> list[Event]:
         """The late events, each once, with the (last) window they missed in their metadata."""
@@ -153,6 +155,25 @@ class Emitter:
                 )
             )
         return tuple(records)
+
+
+def _parts(closed: Sequence[Closed]) -> Iterator[list[Closed]]:
+    """What is written together. A mark stands for all that its key group has given out, so that is never parted."""
+    if sum(len(each.results) for each in closed) <= MAX_RESULTS:
+        if closed:
+            yield list(closed)
+        return
+    by_group: dict[str, list[Closed]] = {}
+    for each in closed:
+        by_group.setdefault(each.key_group, []).append(each)
+    part: list[Closed] = []
+    for of_group in by_group.values():
+        part += of_group
+        if sum(len(each.results) for each in part) >= MAX_RESULTS:
+            yield part
+            part = []
+    if part:
+        yield part
 
 
 def upstream_name(node: Node, key_group: str) -> str:

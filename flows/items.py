@@ -1,6 +1,6 @@
 """What travels through a running dataflow: chunks of events, what key groups are sent and give out, and what sinks write."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -11,6 +11,7 @@ from event_streaming_bus.flows.marks import WindowMark
 from event_streaming_bus.models import Event, Split
 from event_streaming_bus.store.history_records import HistoryRecord
 from event_streaming_bus.store.log.base import Mark
+from event_streaming_bus.store.log.event_columns import joined
 from event_streaming_bus.store.log.record_batch import RecordBatch
 
 
@@ -119,9 +120,32 @@ ToKeyGroup: TypeAlias = tuple[int, str, KeyGroupMessage]
 """``(the processor's number, key group, message)``"""
 
 
+class Outputs:
+    """Events on their way to streams, by stream id: those of a stream in the order in which they came."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self) -> None:
+        self._parts: dict[str, list[Sequence[Event]]] = {}
+
+    def add(self, stream_id: str, events: Sequence[Event]) -> None:
+        """More events for a stream. They must not change any more."""
+        if events:
+            self._parts.setdefault(stream_id, []).append(events)
+
+    def join(self, others: "Outputs") -> None:
+        """All that another one has."""
+        for stream_id, parts in others._parts.items():
+            self._parts.setdefault(stream_id, []).extend(parts)
+
+    def by_stream(self) -> dict[str, Sequence[Event]]:
+        """The events of each stream that has some."""
+        return {stream_id: joined(parts) for stream_id, parts in self._parts.items()}
+
+
 class SinkItem(msgspec.Struct, frozen=True):
     """What is written in one transaction: events by stream id, history records, and the marks that stand for them."""
 
-    events: dict[str, list[Event]]
+    events: Mapping[str, Sequence[Event]]
     marks: tuple[Mark, ...]
     records: tuple[HistoryRecord, ...] = ()

@@ -2,31 +2,34 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import repeat
+from collections.abc import Callable, Mapping, Sequence
+from itertools import compress
 from typing import Any, Final
 
 import msgspec
 
 from event_streaming_bus import ids
 from event_streaming_bus.errors import FlowError
-from event_streaming_bus.expressions import Expression
 from event_streaming_bus.flows.codegen import Failure, Tree
 from event_streaming_bus.flows.custom_calls import Calls, Failed
+from event_streaming_bus.flows.explaining import explain
+from event_streaming_bus.flows.items import Outputs
 from event_streaming_bus.flows.marks import Counts
 from event_streaming_bus.flows.plan import Edge, Node
-from event_streaming_bus.flows.processors import flattens, kind_of
+from event_streaming_bus.flows.processors import flattens
 from event_streaming_bus.flows.processors.map import MapLogic
-from event_streaming_bus.flows.rows import EventRows, Rows, picked, select_events
+from event_streaming_bus.flows.rows import EventRows, Rows, select_columns, select_events
 from event_streaming_bus.models import ErrorHandlingStrategy, Event, ProcessorType, SerializationFormat, StreamInfo
 from event_streaming_bus.registry.deliveries import delivered, for_schema, told_of_refused
 from event_streaming_bus.registry.guards import SchemaGuard
 from event_streaming_bus.registry.upcasting import Upcaster
 from event_streaming_bus.store.dead_letters import dead_letter
 from event_streaming_bus.store.history_records import ACCEPTED, DEAD, FILTERED, PASSED, SKIPPED, EventError
+from event_streaming_bus.store.log.event_columns import EventColumns, Same, different, picked
 
 _encode: Final = msgspec.json.Encoder().encode
 _JSON: Final = SerializationFormat.JSON
+_FLAGS: Final = bytes([FILTERED, PASSED]) + bytes(254)
 _MAKES_SOME: Final = (ProcessorType.FILTER, ProcessorType.CUSTOM)
 
 
@@ -79,7 +82,7 @@ class Settled(msgspec.Struct):
     """``events`` by stream id, ready to append, what became of the events in each processor, and what is to be read on from
     there: ``followers`` of events that were made or set aside."""
 
-    events: dict[str, list[Event]]
+    events: Outputs
     nodes: list[NodeOutcome]
     followers: list[tuple[tuple[Edge, ...], EventRows]]
 
@@ -94,6 +97,8 @@ class _Making(msgspec.Struct):
     order_ids: Sequence[str] = ()
     failed: list[tuple[int, Exception]] = []
     attempts: dict[int, int] = {}
+    flags: bytearray | None = None
+    """Of a FILTER: 1 for each event that passes."""
 
 
 def settle(
@@ -108,9 +113,10 @@ def settle(
     failed: dict[int, list[tuple[int, Exception]]] = defaultdict(list)
     for position, index, error in failures:
         failed[tree.nodes[position].number].append((index, error))
-    settled = Settled(defaultdict(list), [], [])
+    settled = Settled(Outputs(), [], [])
     seen: dict[int, list[Sequence[int]]] = {number: [range(rows.count)] * ways for number, ways in tree.roots.items()}
     mapped: dict[int, Mapped | None] = {}
+    flagged: dict[int, bytearray] = {}  # of those that read a FILTER: which events they see
     for node, collected in zip(tree.nodes, outputs, strict=True):
         trouble = failed[node.number]
         saw = seen.get(node.number, [])
@@ -122,16 +128,17 @@ def settle(
         made_of = _mapped(node, collected, above)
         for edge in () if making.events is not None else node.children:
             seen.setdefault(edge.node.number, []).append(making.passed)
+            if making.flags is not None:
+                flagged[edge.node.number] = making.flags
             mapped[edge.node.number] = made_of
         if node.target is not None and making.passed:
             made, refused = _write(node, node.target, rows, made_of, making, surroundings)
             trouble.extend(refused)
-            settled.events[node.target.stream_id].extend(made)
+            settled.events.add(node.target.stream_id, made)
         if making.events and node.children:
             roots = [rows.roots[i] for i in making.origins]
             settled.followers.append((node.children, EventRows(making.events, roots, making.order_ids)))
-        settled.nodes.append(_outcome(node, rows, saw, making, trouble, settled, surroundings))
-    settled.events = {stream_id: made for stream_id, made in settled.events.items() if made}
+        settled.nodes.append(_outcome(node, rows, saw, flagged.get(node.number), making, trouble, settled, surroundings))
     return settled
 
 
@@ -140,7 +147,7 @@ def _make(node: Node, rows: Rows, collected: Any, mapped: Mapped | None, surroun
         return _Making(())
     kind = node.spec.processor_type
     if kind is ProcessorType.FILTER:
-        return _Making(collected)
+        return _Making(list(compress(range(rows.count), collected)), flags=collected)
     if kind is ProcessorType.CUSTOM:
         return _call(node, rows, collected, surroundings)
     if not flattens(node.spec):
@@ -148,9 +155,9 @@ def _make(node: Node, rows: Rows, collected: Any, mapped: Mapped | None, surroun
     logic = node.spec.processing_logic
     assert isinstance(logic, MapLogic)  # noqa: S101 - only MAPs flatten
     origins = [index for index, _, _ in collected]
-    replaced: dict[str, Iterable[Any]] = {
+    replaced: dict[str, Sequence[Any] | Same] = {
         "data": [msgspec.json.encode(payload) for _, payload, _ in collected],
-        "serialization_format": repeat(_JSON),
+        "serialization_format": Same(_JSON),
     }
     if logic.key is not None:
         replaced["key"] = [key for _, _, key in collected]
@@ -158,7 +165,7 @@ def _make(node: Node, rows: Rows, collected: Any, mapped: Mapped | None, surroun
         replaced["key"] = mapped.keys.at(origins)
     event_type = logic.event_type or (mapped.event_type if mapped else None)
     if event_type is not None:
-        replaced["event_type"] = repeat(event_type, len(collected))
+        replaced["event_type"] = Same(event_type)
     return _derived(node, rows, origins, select_events(rows, origins, replaced))
 
 
@@ -219,9 +226,10 @@ def _mapped(node: Node, collected: Any, before: Mapped | None) -> Mapped | None:
 
 def _write(
     node: Node, target: StreamInfo, rows: Rows, mapped: Mapped | None, making: _Making, surroundings: Surroundings
-) -> tuple[list[Event], list[tuple[int, Exception]]]:
+) -> tuple[Sequence[Event], list[tuple[int, Exception]]]:
     """``(events for the target, those that its schema refuses)``."""
     schema_id = target.config.schema_id
+    made: Sequence[Event]
     if making.events is not None:
         made, origins = [for_schema(event, schema_id) for event in making.events], making.origins
     else:
@@ -234,9 +242,11 @@ def _write(
 
 def guarded(
     surroundings: Surroundings, target: StreamInfo, events: Sequence[Event]
-) -> tuple[list[Event], list[tuple[int, Exception]]]:
+) -> tuple[Sequence[Event], list[tuple[int, Exception]]]:
     """``(the events as the target keeps them, the indexes of those that its schema refuses, each with the reason)``."""
     guard = surroundings.guard(target)
+    if guard is None and isinstance(events, EventColumns) and different(events, "serialization_format") == {_JSON}:
+        return events, []
     made, invalid = delivered(guard, events, moves=True)
     if not invalid:
         return made, []
@@ -258,24 +268,24 @@ def refusal(guard: SchemaGuard | None, event: Event, target: StreamInfo) -> Exce
     return ValueError(f"the output breaks {broken}: {told}")
 
 
-def _copies(node: Node, rows: Rows, mapped: Mapped | None, passed: Sequence[int], schema_id: str | None) -> list[Event]:
+def _copies(node: Node, rows: Rows, mapped: Mapped | None, passed: Sequence[int], schema_id: str | None) -> Sequence[Event]:
     """The events at ``passed`` as outputs of the node, with what MAPs changed."""
-    replaced: dict[str, Iterable[Any]] = {
+    replaced: dict[str, Sequence[Any] | Same] = {
         "event_id": rows.output_ids(node.origin, passed),
         "causation_id": picked(rows.column("event_id"), passed),
-        "compression_type": repeat(None, len(passed)),
+        "compression_type": Same(None),
     }
     if mapped is not None:
         payloads = mapped.payloads.at(passed)
         replaced["data"] = payloads if isinstance(payloads[0], bytes) else list(map(_encode, payloads))
-        replaced["serialization_format"] = repeat(_JSON, len(passed))
+        replaced["serialization_format"] = Same(_JSON)
         if mapped.keys is not None:
             replaced["key"] = mapped.keys.at(passed)
         if mapped.event_type is not None:
-            replaced["event_type"] = repeat(mapped.event_type, len(passed))
+            replaced["event_type"] = Same(mapped.event_type)
     if _is_json(rows, mapped):
-        replaced["schema_id"] = repeat(schema_id, len(passed))
-        return select_events(rows, passed, replaced)
+        replaced["schema_id"] = Same(schema_id)
+        return select_columns(rows, passed, replaced)
     return [for_schema(event, schema_id) for event in select_events(rows, passed, replaced)]
 
 
@@ -288,6 +298,7 @@ def _outcome(
     node: Node,
     rows: Rows,
     saw: Sequence[Sequence[int]],
+    flags: bytearray | None,
     making: _Making,
     failed: list[tuple[int, Exception]],
     settled: Settled,
@@ -295,8 +306,11 @@ def _outcome(
 ) -> NodeOutcome:
     selects = node.spec.processor_type in _MAKES_SOME or flattens(node.spec)
     kind = ACCEPTED if node.has_state else FILTERED if selects else PASSED
-    if any(len(indexes) == rows.count for indexes in saw):
+    all_seen = any(len(indexes) == rows.count for indexes in saw)
+    if all_seen:
         outcomes = bytearray([kind]) * rows.count
+    elif flags is not None and len(saw) == 1:
+        outcomes = flags.translate(bytes([0, kind]) + bytes(254))
     else:
         outcomes = bytearray(rows.count)
         for indexes in saw:
@@ -304,6 +318,8 @@ def _outcome(
                 outcomes[i] = kind
     if kind is FILTERED and len(making.passed) == rows.count:
         outcomes = bytearray([PASSED]) * rows.count
+    elif making.flags is not None and all_seen:
+        outcomes = making.flags.translate(_FLAGS)
     elif kind is FILTERED:
         for i in making.passed:
             outcomes[i] = PASSED
@@ -330,7 +346,7 @@ def _outcome(
         order = rows.column("order_id")
         settled.followers.append((node.error_children, EventRows(dead, roots, [order[i] for i in bad])))
     elif dead:
-        settled.events[surroundings.dead_letters.stream_id].extend(dead)
+        settled.events.add(surroundings.dead_letters.stream_id, dead)
     # A JOIN may see an event on both its sides: what it takes is counted by side.
     seen = sum(map(len, saw))
     lost = len(failed) if node.has_state else len(bad)
@@ -369,21 +385,3 @@ def dead_event(
         processor_id=node.processor_id,
         processor_name=node.name,
     )
-
-
-def explain(node: Node, error: Exception, event: Event) -> str:
-    """A sentence on why the processor failed on the event: for an expression, which field was null or of a wrong type."""
-    for expression in kind_of(node.spec).expressions(node.spec.processing_logic):
-        told = _explain_expression(expression, error, event)
-        if told is not None:
-            return told
-    return str(error)
-
-
-def _explain_expression(expression: Expression, error: Exception, event: Event) -> str | None:
-    try:
-        expression.compile()(event)
-    except Exception as again:
-        if type(again) is type(error):
-            return f"{expression.text}: {expression.explain(again, event)}"
-    return None

@@ -160,7 +160,7 @@ def _reprocessed(segments: Segments, edge: Edge, rows: Rows, failed: Node, ours:
         if outcome.errors and outcome.node.number in ours:
             return Outcome(error=_told(outcome, failed))
     passed = any(outcome.node.number == failed.number and outcome.outcomes[0] == PASSED for outcome in ran.nodes)
-    return Outcome(events={i: made for i, made in ran.events.items() if made}, passed=passed)
+    return Outcome(events=ran.events.by_stream(), passed=passed)
 
 
 def _told(outcome: NodeOutcome, failed: Node) -> EventError:

@@ -1,7 +1,7 @@
 """Events made of the results of processors with state."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import repeat
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -20,20 +20,18 @@ from event_streaming_bus.flows.processors.output_names import WINDOW_END, WINDOW
 from event_streaming_bus.flows.processors.window import WindowLogic, WindowOutput
 from event_streaming_bus.models import Event, StreamInfo, rfc3339
 from event_streaming_bus.registry.deliveries import for_schema
+from event_streaming_bus.store.log.event_columns import EventColumns, Same
 
-_MAX_KNOWN_KEYS: Final = 100_000
-_ENVELOPE: Final = list(
-    zip(
-        Event.__struct_fields__,
-        (*[None] * (len(Event.__struct_fields__) - len(Event.__struct_defaults__)), *Event.__struct_defaults__),
-        strict=True,
-    )
-)
-"""The fields of an event and their defaults, in order."""
+_DEFAULTS: Final = {
+    name: Same(default)
+    for name, default in zip(Event.__struct_fields__[-len(Event.__struct_defaults__) :], Event.__struct_defaults__, strict=True)
+}
+"""The fields of an event that need not be given."""
 
 _NOTHING: Final[Mapping[str, Sequence[Any]]] = {}
 
-_Made = tuple[list[Event], list[tuple[Event, Exception]]]
+_Made = tuple[Sequence[Event], list[tuple[Event, Exception]]]
+_encode: Final = msgspec.json.Encoder().encode
 
 
 class ResultMaker:
@@ -47,7 +45,6 @@ class ResultMaker:
         self._flow = flow
         self._tenant_id = tenant_id
         self._schema_id = node.target.config.schema_id if node.target is not None else None
-        self._key_texts: dict[bytes, str] = {}
         self._bounds_ms: tuple[int | None, int | None] | None = None
         self._bounds: dict[str, str | None] = {}
         self._has_updates = gives_updates(node.spec.window)
@@ -98,11 +95,16 @@ class ResultMaker:
         )
 
     def _ids(self, results: Sequence[Result], more: Sequence[tuple[object, ...]] = ()) -> list[str]:
-        origin, keys = self._node.origin, {key: str(key) for key in {result.key for result in results}}
-        texts = [
-            ids.origin_text(origin, *result.identity, keys[result.key], *others)
-            for result, others in zip(results, more or repeat(()), strict=bool(more))
-        ]
+        origin = self._node.origin
+        identities: dict[tuple[Any, ...], str] = {}  # there are few: windows
+        texts = []
+        for each in results:
+            begin = identities.get(each.identity)
+            if begin is None:
+                begin = identities[each.identity] = ids.origin_text(origin, *each.identity)
+            texts.append(f"{begin}{ids.BETWEEN}{each.key!r}")
+        if more:
+            texts = [ids.origin_text(text, *others) for text, others in zip(texts, more, strict=True)]
         return ids.hashed_ids(ids.EVENT, [result.timestamp_ms for result in results], texts)
 
     def _event(self, result: Result, data: bytes, *more: object) -> Event:
@@ -114,37 +116,29 @@ class ResultMaker:
         payloads: Sequence[bytes],
         more: Sequence[tuple[object, ...]] = (),
         told: Mapping[str, Sequence[Any]] = _NOTHING,
-    ) -> list[Event]:
-        """The events of results with these payloads, and what is ``told`` of each; built column by column, since there may be
-        many."""
-        columns: dict[str, Iterable[Any]] = {
+    ) -> EventColumns:
+        """The events of results with these payloads, and what is ``told`` of each."""
+        columns: dict[str, Sequence[Any] | Same] = {
+            **_DEFAULTS,
             "event_id": self._ids(results, more),
-            "event_type": repeat(self._node.name),
+            "event_type": Same(self._node.name),
             "timestamp_ms": [result.timestamp_ms for result in results],
             "data": payloads,
-            "key": [self._key_text(result.key) for result in results],
-            "source_capability": repeat(self._flow),
-            "tenant_id": repeat(self._tenant_id),
-            "schema_id": repeat(self._schema_id),
+            "key": [_key_text(result.key) for result in results],
+            "source_capability": Same(self._flow),
+            "tenant_id": Same(self._tenant_id),
+            "schema_id": Same(self._schema_id),
             **told,
         }
-        return list(map(Event, *(columns.get(name, repeat(default)) for name, default in _ENVELOPE)))
-
-    def _key_text(self, key: bytes) -> str:
-        """A key as text: that of a single text as it is, any other as JSON."""
-        text = self._key_texts.get(key)
-        if text is None:
-            values = msgspec.json.decode(key)
-            if len(self._key_texts) >= _MAX_KNOWN_KEYS:
-                self._key_texts.clear()
-            text = values[0] if len(values) == 1 and isinstance(values[0], str) else key.decode()
-            self._key_texts[key] = text
-        return text
+        return EventColumns(columns, len(results))
 
     def _aggregated(self, results: Sequence[Result]) -> _Made:
         logic = self._node.spec.processing_logic
         assert isinstance(logic, AggregateLogic)  # noqa: S101 - __init__ has looked
         names = logic.group_names
+        if self._having is None and not self._has_updates and len(names) < 2:
+            with suppress(Exception):  # which one failed, and why, is told by the longer way
+                return self._events(results, self._simple_payloads(results, names)), []
         kept: list[Result] = []
         payloads: list[bytes] = []
         failed: list[tuple[Event, Exception]] = []
@@ -159,20 +153,42 @@ class ResultMaker:
                 if self._having is not None and not self._having(payload):
                     continue
             except Exception as error:
-                failed.append((self._event(each, msgspec.json.encode(payload)), ValueError(f"{step}{error}")))
+                failed.append((self._event(each, _encode(payload)), ValueError(f"{step}{error}")))
                 continue
             kept.append(each)
-            payloads.append(msgspec.json.encode(payload))
+            payloads.append(_encode(payload))
         return self._events(kept, payloads), failed
 
-    def _window_payload(self, each: Result, names: Sequence[str]) -> dict[str, Any]:
-        value: WindowResult = each.value
-        payload: dict[str, Any] = dict(zip(names, msgspec.json.decode(each.key), strict=True))
+    def _simple_payloads(self, results: Sequence[Result], names: Sequence[str]) -> list[bytes]:
+        """The payloads where a group has at most one field and nothing else looks at them: put together as text, for there may be
+        very many."""
+        begin = b"{" + b"".join(_encode(name) + b":" for name in names)
+        fields = [(item, position, b"," + _encode(item.name) + b":") for item, position in self._fields]
+        payloads = []
+        identity: tuple[Any, ...] | None = None
+        window = b""
+        for each in results:
+            value: WindowResult = each.value
+            if each.identity is not identity:  # those of a window mostly come together
+                identity = each.identity
+                window = (b"," if names else b"") + _encode(self._window_bounds(value))[1:-1]
+            data = begin + each.key[1:-1] + window
+            for item, position, name in fields:
+                data += name + _encode(value.count if position is None else result(item, value.partials[position]))
+            payloads.append(data + b"}")
+        return payloads
+
+    def _window_bounds(self, value: WindowResult) -> dict[str, str | None]:
         if (value.start_ms, value.end_ms) != self._bounds_ms:  # results of one window come together
             self._bounds_ms = (value.start_ms, value.end_ms)
             start, end = (None if at_ms is None else rfc3339(at_ms) for at_ms in self._bounds_ms)
             self._bounds = {WINDOW_START: start, WINDOW_END: end}
-        payload |= self._bounds
+        return self._bounds
+
+    def _window_payload(self, each: Result, names: Sequence[str]) -> dict[str, Any]:
+        value: WindowResult = each.value
+        payload: dict[str, Any] = dict(zip(names, msgspec.json.decode(each.key), strict=True))
+        payload |= self._window_bounds(value)
         if self._has_updates:
             payload |= {"revision": value.revision, "is_final": value.is_final}
             if value.retraction:
@@ -225,6 +241,14 @@ class ResultMaker:
             )
             for each, event_id in zip(results, self._ids(results), strict=True)
         ], []
+
+
+def _key_text(key: bytes) -> str:
+    """A key, a JSON array, as text: that of a single text as it is, any other as JSON."""
+    if key[:2] == b'["' and key[-2:] == b'"]' and key.count(b'"') == 2 and b"\\" not in key:
+        return key[2:-2].decode()
+    values = msgspec.json.decode(key)
+    return values[0] if len(values) == 1 and isinstance(values[0], str) else key.decode()
 
 
 def _raw(value: Any) -> msgspec.Raw | None:

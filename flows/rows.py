@@ -1,7 +1,6 @@
 """Events in columns, as processors see them: read from the log, or just made by other processors."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import repeat
 from operator import eq, itemgetter
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -11,6 +10,7 @@ from event_streaming_bus import ids, payloads
 from event_streaming_bus.flows.items import Chunk
 from event_streaming_bus.models import Event, SerializationFormat, Split, payloads_as_json
 from event_streaming_bus.registry.upcasting import Upcaster
+from event_streaming_bus.store.log.event_columns import EventColumns, Same, picked
 
 _FIELDS: Final = Event.__struct_fields__
 _JSON: Final = SerializationFormat.JSON
@@ -223,31 +223,26 @@ def decode_one_by_one(
     return items, failures
 
 
-def select_events(rows: Rows, indexes: Sequence[int], replaced: dict[str, Iterable[Any]]) -> list[Event]:
+def select_events(rows: Rows, indexes: Sequence[int], replaced: Mapping[str, Sequence[Any] | Same]) -> list[Event]:
     """The events at ``indexes`` (in any order, and repeated if need be), with some fields ``replaced`` by as many other
     values."""
-    if not indexes:
-        return []
+    return select_columns(rows, indexes, replaced).events() if indexes else []
+
+
+def select_columns(rows: Rows, indexes: Sequence[int], replaced: Mapping[str, Sequence[Any] | Same]) -> EventColumns:
+    """As ``select_events``, in columns."""
     everything = _is_everything(rows, indexes)
-    columns: list[Iterable[Any]] = []
+    columns: dict[str, Sequence[Any] | Same] = {}
     for name in _FIELDS:
         if name in replaced:
-            columns.append(replaced[name])
+            columns[name] = replaced[name]
             continue
         same, value = rows.constant(name)
         if same:
-            columns.append(repeat(value, len(indexes)))
+            columns[name] = Same(value)
         else:
-            columns.append(rows.column(name) if everything else picked(rows.column(name), indexes))
-    return list(map(Event, *columns))
-
-
-def picked(values: Sequence[Any], indexes: Sequence[int]) -> Sequence[Any]:
-    """The values at ``indexes``."""
-    if len(indexes) < 2:
-        return [values[i] for i in indexes]
-    found: tuple[Any, ...] = itemgetter(*indexes)(values)
-    return found
+            columns[name] = rows.column(name) if everything else picked(rows.column(name), indexes)
+    return EventColumns(columns, len(indexes))
 
 
 def _is_everything(rows: Rows, indexes: Sequence[int]) -> bool:

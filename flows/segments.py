@@ -4,17 +4,17 @@ A tree ends where a processor makes several events of one, or sets failed ones a
 reads on from there is a tree of its own over those events.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from event_streaming_bus.flows.codegen import Tree, compile_tree
+from event_streaming_bus.flows.items import Outputs
 from event_streaming_bus.flows.outputs import NodeOutcome, Surroundings, settle
 from event_streaming_bus.flows.plan import Edge
 from event_streaming_bus.flows.processors import ends_tree
 from event_streaming_bus.flows.rows import Rows
-from event_streaming_bus.models import Event
 
 
 class Gathered(msgspec.Struct, frozen=True):
@@ -32,18 +32,13 @@ class Ran(msgspec.Struct):
     """What came of a run: events by stream id, what became of events in each processor, and what was gathered, by the number
     of the processor with state."""
 
-    events: dict[str, list[Event]]
+    events: Outputs
     nodes: list[NodeOutcome]
     gathered: dict[int, list[Gathered]]
 
-    def add(self, stream_id: str, events: Iterable[Event]) -> None:
-        """More events for a stream."""
-        self.events.setdefault(stream_id, []).extend(events)
-
     def join(self, other: "Ran") -> None:
         """All that came of another run."""
-        for stream_id, made in other.events.items():
-            self.add(stream_id, made)
+        self.events.join(other.events)
         self.nodes += other.nodes
         self.gather(other.gathered)
 
@@ -65,7 +60,7 @@ class Segments:
 
         ``gather_only``: what they write has been written before, and only what is gathered counts.
         """
-        ran = Ran({}, [], {})
+        ran = Ran(Outputs(), [], {})
         if not edges or not rows.count:
             return ran
         too_far = future
@@ -77,7 +72,7 @@ class Segments:
             tree = self._tree(edges)
             payloads, undecoded = rows.decode(tree.decoder)
             columns = {name: rows.column(name) for name in tree.columns}
-            outputs, failures = tree.run(payloads, columns, future)
+            outputs, failures = tree.run(payloads, columns, rows.count, future)
             for node, collected in zip(tree.nodes, outputs, strict=True):
                 if node.has_state:
                     gathered = Gathered(rows, collected, node.number in tree.mapped)
@@ -88,8 +83,7 @@ class Segments:
             todo += settled.followers
             if not gather_only:
                 ran.nodes += settled.nodes
-                for stream_id, made in settled.events.items():
-                    ran.add(stream_id, made)
+                ran.events.join(settled.events)
         return ran
 
     def _tree(self, edges: Sequence[Edge]) -> Tree:

@@ -2,19 +2,20 @@
 
 import time
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 
 from event_streaming_bus.errors import BusError
 from event_streaming_bus.fault_points import fault_point
-from event_streaming_bus.flows.items import SinkItem
+from event_streaming_bus.flows.items import Outputs, SinkItem
 from event_streaming_bus.flows.source_groups import SourceGroups
-from event_streaming_bus.models import Event
 from event_streaming_bus.store.history_records import HistoryRecord, Published, Run, to_event
 from event_streaming_bus.store.log.base import Append, AppendResult, Mark
 from event_streaming_bus.store.storage import Storage
 
+MAX_EVENTS: Final = 32_768
 _failures: list[BusError] = []
 
 
@@ -36,7 +37,8 @@ class LogSink(DynamicSink[SinkItem]):
 
 
 class LogSinkPartition(StatelessSinkPartition[SinkItem]):
-    """One worker's part of the sink. All items at hand are written in one transaction; it is on disk when that returns.
+    """One worker's part of the sink. All items at hand are written in one transaction, or in several that have at most about
+    ``MAX_EVENTS`` events each; they are on disk when that returns.
 
     Another process that has written the same output since raises ``FencedError`` here, which ends this worker.
     """
@@ -47,13 +49,27 @@ class LogSinkPartition(StatelessSinkPartition[SinkItem]):
         self._groups = SourceGroups(storage.log)
 
     def write_batch(self, items: list[SinkItem]) -> None:
+        part: list[SinkItem] = []
+        size = 0
+        for item in items:
+            count = sum(map(len, item.events.values()))
+            if part and size + count > MAX_EVENTS:
+                self._write(part)
+                part, size = [], 0
+            part.append(item)
+            size += count
+        if part:
+            self._write(part)
+
+    def _write(self, items: list[SinkItem]) -> None:
+        """Write items in one transaction."""
         started_us = time.time_ns() // 1000
-        events: dict[str, list[Event]] = {}
+        events = Outputs()
         records: list[HistoryRecord] = []
         marks: dict[tuple[str, str], Mark] = {}
         for item in items:
             for stream_id, made in item.events.items():
-                events.setdefault(stream_id, []).extend(made)
+                events.add(stream_id, made)
             records += item.records
             for mark in item.marks:
                 before = marks.get((mark.owner, mark.key))
@@ -75,7 +91,7 @@ class LogSinkPartition(StatelessSinkPartition[SinkItem]):
                 entries.append(published)
             return Append(history.stream_id, [to_event(entry) for entry in entries], new_ids=True) if entries else None
 
-        appends = [Append(stream_id, made, new_ids=True) for stream_id, made in events.items()]
+        appends = [Append(stream_id, made, new_ids=True) for stream_id, made in events.by_stream().items()]
         try:
             fault_point("flow.append")
             self._storage.log.append(appends, marks=list(marks.values()), journal=journal)

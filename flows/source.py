@@ -8,7 +8,7 @@ always; the other lanes take turns by weight, so that LOW never starves.
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Final, TypeAlias
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
@@ -17,15 +17,18 @@ from event_streaming_bus.errors import OffsetOutOfRangeError
 from event_streaming_bus.fault_points import fault_point
 from event_streaming_bus.flows.folds.base import FOREVER
 from event_streaming_bus.flows.items import Chunk, Progress
+from event_streaming_bus.flows.rest import PAUSE_S, Rest
 from event_streaming_bus.flows.snapshots import opened, sealed
 from event_streaming_bus.models import LANES, Event, EventPriority, Split, StreamInfo
 from event_streaming_bus.store.log.base import EventLog
 from event_streaming_bus.store.log.record_batch import RecordBatch
+from event_streaming_bus.store.patient_clock import patient_ms
 
-MAX_CHUNK_EVENTS: Final = 16_384
+MAX_CHUNK_EVENTS: Final = 32_768
 _MAX_CHUNKS: Final = 64
 _READ_BYTES: Final = 1 << 21
-_POLL: Final = timedelta(milliseconds=8)
+_POLL_S: Final = 0.008
+_AT_ONCE: Final = datetime.fromtimestamp(0, UTC)
 _TICK_MS: Final = 200
 _WEIGHTS: Final = {EventPriority.HIGH: 6, EventPriority.NORMAL: 3, EventPriority.LOW: 1}
 _TURNS: Final = [lane for lane, weight in _WEIGHTS.items() for _ in range(weight)]
@@ -37,7 +40,8 @@ class SourceOptions:
     ``until``: stop at these offsets, by split (``None``: follow the stream). ``cuts``: offsets that no chunk reaches across.
     ``idle_horizon_ms``: how long after its newest event an idle stream may still have windows to close.
     ``max_future_ms``: events further ahead of when they were appended do not move the watermark (``None``: all do).
-    ``stopping`` is asked before each read: true ends the source without finishing it.
+    ``stopping`` is asked before each read: true ends the source without finishing it. ``rest``: that of the worker, which may
+    wait while there is nothing to read (``None``: the source never waits).
     """
 
     def __init__(
@@ -48,12 +52,14 @@ class SourceOptions:
         idle_horizon_ms: int = 0,
         max_future_ms: int | None = None,
         stopping: Callable[[], bool] = lambda: False,
+        rest: Rest | None = None,
     ) -> None:
         self.until = until
         self.cuts = cuts
         self.idle_horizon_ms = idle_horizon_ms
         self.max_future_ms = max_future_ms
         self.stopping = stopping
+        self.rest = rest
 
 
 SourceState: TypeAlias = dict[str, tuple[int, int | None]]
@@ -106,29 +112,46 @@ class LogPartition(StatefulSourcePartition[Chunk, bytes]):
         self._drained: dict[EventPriority, int | None] = dict.fromkeys(LANES)  # the log's version when a lane was read to its end
         self._newest_ms: int | None = None
         self._tick_at_ms = 0
-        self._awake: datetime | None = None
+        self._look_at_s = 0.0
+        self._rest = options.rest if options.until is None else None  # who reads to some end has no reason to wait
+        if self._rest is not None:
+            self._rest.join(self)
 
     def next_batch(self) -> list[Chunk]:
-        self._awake = None
+        if time.monotonic() < self._look_at_s:
+            if self._rest is None:
+                time.sleep(PAUSE_S)
+            else:
+                self._rest.pause(self)
+            return []
         if self._finished or self._options.stopping():
             raise StopIteration
         if not self._greeted:
             self._greeted = True
             return [Chunk(Progress(self._positions(), self._news()))]
         if chunks := self._next_chunks():
+            if self._rest is not None:
+                self._rest.gave(self)
             return chunks
         if self._options.until is not None:
             self._finished = True
             names = tuple(map(str, self._splits.values()))
             return [Chunk(Progress(self._positions(), self._news(), finished=names))]
-        self._awake = datetime.now(UTC) + _POLL
-        return self._tick()
+        tick = self._tick()
+        if not tick and self._rested():
+            return []
+        self._look_at_s = time.monotonic() + _POLL_S
+        return tick
 
     def next_awake(self) -> datetime | None:
-        return self._awake
+        """At once, whatever there is. Bytewax goes by the clock on the wall, also if it is left to Bytewax: were that set back by
+        an hour, nothing would be read for an hour. So the source itself takes its time."""
+        return _AT_ONCE
 
     def snapshot(self) -> bytes:
         fault_point("recovery.source")
+        if self._rest is not None:
+            self._rest.saved(self)
         return sealed({lane.value: (offset, self._watermarks[lane]) for lane, offset in self._offsets.items()})
 
     def _positions(self) -> dict[str, int]:
@@ -153,13 +176,24 @@ class LogPartition(StatefulSourcePartition[Chunk, bytes]):
         """While windows of an idle stream may have to close by the clock: tell the time, a few times a second."""
         if self._newest_ms is None or not self._options.idle_horizon_ms:
             return []
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = patient_ms()
         if now_ms < self._tick_at_ms:
             return []
         self._tick_at_ms = now_ms + _TICK_MS
         if now_ms > self._newest_ms + self._options.idle_horizon_ms + 5 * _TICK_MS:
             self._newest_ms = None  # all that could close has been told; the next event starts over
+        if self._rest is not None:
+            self._rest.gave(self, is_tick=True)
         return [Chunk(Progress(self._positions(), self._news(), clock_ms=now_ms))]
+
+    def _rested(self) -> bool:
+        """Wait for something to read, if the whole worker has nothing; whether it did."""
+        if self._rest is None:
+            return False
+        due_s = None
+        if self._newest_ms is not None and self._options.idle_horizon_ms:
+            due_s = time.monotonic() + (self._tick_at_ms - patient_ms()) / 1000
+        return self._rest.wait(self, {split: self._offsets[lane] for lane, split in self._splits.items()}, due_s)
 
     def _next_chunks(self) -> list[Chunk]:
         """What is there to read: one chunk, or several where they are small, so that their results are written together."""

@@ -117,7 +117,7 @@ class StageLogic:
             mark.watermark_ms = newest[0] if mark.watermark_ms is None else max(mark.watermark_ms, newest[0])
         new = renewed(self._owner, str(chunk.split), stored, mark)
         self._marks[str(chunk.split)] = (new.value, mark)
-        return SinkItem(ran.events, (new,), tuple(records))
+        return SinkItem(ran.events.by_stream(), (new,), tuple(records))
 
 
 def _by_event(nodes: list[NodeOutcome], count: int) -> list[tuple[Node, bytearray, list[EventError]]]:

@@ -70,7 +70,10 @@ class _Slot:
         if self.columns and self.columns[0]:
             fresh = summarize_all(plans, self.columns)
             self.columns = ()
-            self.add(fresh)
+            if self.fields is None:
+                self.fields = fresh
+                return fresh
+            merge_all(self.fields, fresh)
         return self.fields if self.fields is not None else [FieldPartial() for _ in plans]
 
     def add(self, fields: list[FieldPartial]) -> None:
@@ -112,7 +115,11 @@ class SlicedState:
                 continue
             if of_slice is None:
                 of_slice = self._slice((slice_ms, _BEFORE_ALL))
-            self._keep(of_slice, partial)
+            slot = of_slice.get(partial.key)
+            if slot is None:
+                of_slice[partial.key] = _Slot(len(partial.indexes), partial.columns, partial.fields)
+            else:
+                self._add(slot, partial)
         return late, lost
 
     def _first_end(self, partial: Partial, floor_ms: int | None) -> tuple[int | None, list[LatePartial]]:
@@ -129,7 +136,10 @@ class SlicedState:
         slot = of_slice.get(partial.key)
         if slot is None:
             of_slice[partial.key] = _Slot(len(partial.indexes), partial.columns, partial.fields)
-            return
+        else:
+            self._add(slot, partial)
+
+    def _add(self, slot: _Slot, partial: Partial) -> None:
         slot.count += len(partial.indexes)
         if partial.fields is not None:
             slot.add(partial.fields)
@@ -178,6 +188,13 @@ class SlicedState:
                 if last:
                     tally.released += sum(slot.count for slot in part.values())
                 parts.append((part, last))
+        identity = (start_ms, end_ms)
+        if len(parts) == 1 and parts[0][1]:  # a window that is one slice
+            plans, of_slice = self._plans, parts[0][0]
+            for key in sorted(of_slice):
+                slot = of_slice[key]
+                yield Result(end_ms, end_ms, key, identity, WindowResult(start_ms, end_ms, slot.count, slot.sums(plans)))
+            return
         counts: dict[bytes, int] = {}
         sums: dict[bytes, list[FieldPartial]] = {}
         for part, last in parts:
@@ -190,7 +207,7 @@ class SlicedState:
                     counts[key] = slot.count
                     sums[key] = fields if last else copied(fields)
         for key in sorted(counts):
-            yield Result(end_ms, end_ms, key, (start_ms, end_ms), WindowResult(start_ms, end_ms, counts[key], sums[key]))
+            yield Result(end_ms, end_ms, key, identity, WindowResult(start_ms, end_ms, counts[key], sums[key]))
 
     def _places(self, slice_ms: int, windows: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Where events of the slice are kept."""

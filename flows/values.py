@@ -17,6 +17,8 @@ def group_value(value: object, path: str) -> object:
 
 def group_key(values: tuple[object, ...]) -> bytes:
     """The group's values as a JSON array."""
+    if len(values) == 1 and (values[0].__class__ is str or values[0].__class__ is int):
+        return msgspec.json.encode(values)
     return msgspec.json.encode([value[0] if isinstance(value, tuple) else value for value in values])
 
 

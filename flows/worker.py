@@ -44,7 +44,7 @@ EXIT_ERROR: Final = 1
 RECOVERY_PARTITIONS: Final = 4
 _PARTS: Final = "part-*.sqlite3"
 _PREPARING: Final = "preparing"
-_PARENT_POLL_S: Final = 0.1
+_PARENT_POLL_S: Final = 0.25
 _LOCK_PATIENCE_S: Final = 10.0
 
 
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
         folder = snapshots_folder(storage, plan.tenant_id, plan.name)
         with _lock(folder, options.index):
             until = ends_from_json(options.until) if options.until else None
-            flow = build(plan, storage, until=until, stopping=stopping)
+            flow = build(plan, storage, until=until, stopping=stopping, is_alone=not options.addresses)
             _spare_the_collector()
             cli_main(
                 flow,

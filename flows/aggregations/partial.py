@@ -10,6 +10,7 @@ from event_streaming_bus.flows.aggregations.plan import FieldPlan
 from event_streaming_bus.flows.aggregations.sums import Number, expansion
 
 _COMPACT_AT: Final = 16
+_INTEGERS: Final[set[type]] = {int}
 
 
 class FieldPartial(msgspec.Struct, array_like=True, gc=False):
@@ -36,6 +37,8 @@ def summarize(plan: FieldPlan, values: Sequence[Any]) -> FieldPartial:
     if plan.needs:
         return _summarize_with_needs(plan, values)
     kinds = set(map(type, values))
+    if kinds == _INTEGERS and not plan.extremes:
+        return FieldPartial(len(values), sum(values) if plan.summed else 0)
     if type(None) in kinds:
         values = [v for v in values if v is not None]
         kinds.remove(type(None))

@@ -65,15 +65,20 @@ def payload_paths(spec: "ProcessorSpec", side: int = 0) -> Iterator[FieldPath]:
 
 
 def generate(node: "Node", number: str, code: "Code", reading: "Reading", below: "Callable[[Reading], None]", side: int) -> None:
-    """Write the lines of one FILTER: what passes is collected and handed on."""
+    """Write the lines of one FILTER: what passes is marked and handed on."""
     conditions = " and ".join(reading.expression(each) for each in expressions(_logic(node.spec)))
     with code.block("try:"):
         code.line(f"v{number} = {conditions}")
     with code.block("except Exception as error:"):
         code.line(f"failures.append(({number}, i, error))")
     with code.block("else:"), code.block(f"if v{number}:"):
-        code.line(f"o{number}.append(i)")
+        code.line(f"o{number}[i] = 1")
         below(reading)
+
+
+def collection_of(spec: "ProcessorSpec") -> str:
+    """The code of what is collected: a byte for each event, 1 where it passes."""
+    return "bytearray(count)"
 
 
 def _logic(spec: "ProcessorSpec") -> FilterLogic:

@@ -162,7 +162,7 @@ def generate(node: "Node", number: str, code: "Code", reading: "Reading", below:
         if node.children:
             _write_payload(logic, number, code, reading)
         else:
-            _write_data(logic, number, code, reading)
+            _write_data(node, logic, number, code, reading)
     with code.block("except Exception as error:"):
         code.line(f"failures.append(({number}, i, error))")
     with code.block("else:"):
@@ -185,6 +185,15 @@ def collection_of(spec: "ProcessorSpec") -> str:
     return "[]" if _logic(spec).flatten is not None else "([], [], [])"
 
 
+def output_names(spec: "ProcessorSpec") -> list[str]:
+    """The fields that a MAP writes, in order, if they are all known and at the top; else none, as for what is no MAP."""
+    logic = spec.processing_logic
+    if not isinstance(logic, MapLogic) or logic.mode is MapMode.MERGE or logic.flatten is not None:
+        return []
+    names = [path[0] for path, _ in logic.fields if len(path) == 1]
+    return names if len(names) == len(logic.fields) else []
+
+
 def _generate_flattening(logic: MapLogic, path: FieldPath, number: str, code: "Code", reading: "Reading") -> None:
     """An event becomes as many as the list has elements, or a failure if one of them fails."""
     key = f"k{number}" if logic.key is not None else "None"
@@ -199,19 +208,28 @@ def _generate_flattening(logic: MapLogic, path: FieldPath, number: str, code: "C
         code.line(f"o{number} += l{number}")
 
 
-def _write_data(logic: MapLogic, number: str, code: "Code", reading: "Reading") -> None:
+def _write_data(node: "Node", logic: MapLogic, number: str, code: "Code", reading: "Reading") -> None:
     """The lines that build the new payload as JSON bytes, and the new key if there is one.
 
-    Where its fields are known it is a struct on the way, which costs less than a dict.
+    Where its fields are known it is a struct on the way, which costs less than a dict; or even what was decoded, if nobody else
+    reads that any more.
     """
     encode = code.constant("_encode_payload", msgspec.json.Encoder().encode)
-    names = [path[0] for path, _ in logic.fields if len(path) == 1]
-    struct = None if logic.mode is MapMode.MERGE or len(names) < len(logic.fields) else payload_struct(names)
+    names = output_names(node.spec)
+    struct = payload_struct(names) if names else None
     if struct is None:
         _write_payload(logic, number, code, reading)
         code.line(f"m{number} = {encode}(m{number})")
         return
     _, payload_type = struct
+    if reading.last == node.number:
+        _write_key(logic, number, code, reading)
+        fields = [(reading.field(path), reading.expression(value)) for path, value in logic.fields]
+        changed = [(place, value) for place, value in fields if value != f"({place})"]
+        if changed:  # all of them are computed before any is changed
+            code.line(f"{', '.join(place for place, _ in changed)} = {', '.join(value for _, value in changed)}")
+        code.line(f"m{number} = {encode}({reading.payload})")
+        return
     values = ", ".join(reading.expression(value) for _, value in logic.fields)
     code.line(f"m{number} = {encode}({code.constant(f'payload{number}', payload_type)}({values}))")
     _write_key(logic, number, code, reading)

@@ -290,12 +290,18 @@ class EventLog(Protocol):
     def wait(self, positions: Mapping[Split, int], timeout_s: float) -> bool:
         """Block until a split has an event at or beyond its given offset; ``False`` if the time ran out first.
 
-        Wakes within 20 ms of an append by any process of this machine, at once for one of this process.
+        Wakes within 20 ms of an append by any process of this machine (a quarter of a second, should the system not tell of its
+        write), at once for one of this process.
         """
         ...
 
     def enforce_retention(self, now_ms: int | None = None) -> int:
         """Drop the record batches that the streams' retention no longer keeps; returns how many events went."""
+        ...
+
+    def drop_before(self, split: Split, offset: int) -> int:
+        """Drop the events of a split before ``offset``, as retention does; returns how many went. Of a record batch that lies on
+        either side, all may stay."""
         ...
 
     def close(self) -> None:

@@ -25,15 +25,16 @@ from event_streaming_bus.store.log.adoption import adopt_batches
 from event_streaming_bus.store.log.base import Append, AppendResult, Condition, Journal, Mark, ScheduledPage
 from event_streaming_bus.store.log.group_commit import GroupCommit
 from event_streaming_bus.store.log.record_batch import RecordBatch
-from event_streaming_bus.store.log.retention import AT_ONCE, drop_batches, expired_batches
+from event_streaming_bus.store.log.retention import drop_all, drop_expired, drop_until, give_back, is_bounded
 from event_streaming_bus.store.log.scheduled import Alarm, cancel, drop_scheduled, earliest_ms, page_of
 from event_streaming_bus.store.log.split_reading import read_batches
 from event_streaming_bus.store.log.stored import SQL, find_ids
 from event_streaming_bus.store.log.streams import check_config, create_tables, info_of, make_stream, no_such_stream
+from event_streaming_bus.store.log.waiting import WriteWatch
 from event_streaming_bus.store.log.writer import Request, StreamPlace, Transaction
+from event_streaming_bus.store.patient_clock import patient_ms
 from event_streaming_bus.store.sqlite import SqliteDatabase, storage_errors
 
-_POLL_S: Final = 0.005
 _RETENTION_EVERY_S: Final = 60.0
 
 
@@ -50,7 +51,7 @@ class EmbeddedLog:
         self._db = SqliteDatabase(self.path, synchronous=synchronous)
         self._places: dict[str, StreamPlace] = {}
         self._commits = GroupCommit(self._commit, "esb-log-writer")
-        self._appended = threading.Condition()
+        self._watching = WriteWatch(f"{self.path}-wal")
         self._watch_lock = threading.Lock()
         self._retention_due = time.monotonic() + _RETENTION_EVERY_S
         self._closed = False
@@ -75,7 +76,7 @@ class EmbeddedLog:
     def drop_stream(self, stream_id: str) -> None:
         place = self._place(stream_id)
         with self._db.transaction(f"dropping stream {place.info.name}") as db:
-            drop_batches(db, place, expired_batches(db, place.stream_no, drop_all=True))
+            drop_all(db, place)
             drop_scheduled(db, place.split_nos.values())
             db.executemany(SQL["delete_group_offsets"], [(no,) for no in place.split_nos.values()])
             db.execute(SQL["delete_splits"], (place.stream_no,))
@@ -176,8 +177,7 @@ class EmbeddedLog:
                 request.future.set_exception(outcome)
             else:
                 request.future.set_result(outcome)
-        with self._appended:
-            self._appended.notify_all()
+        self._watching.tell()
         self._retain_now_and_then()
 
     def _write(self, requests: list[Request], *, release: bool) -> list[list[AppendResult] | BusError]:
@@ -216,8 +216,7 @@ class EmbeddedLog:
         with self._db.transaction("adopting events") as db:
             for split_no, of_split in by_split.items():
                 adopt_batches(db, split_no, of_split)
-        with self._appended:
-            self._appended.notify_all()
+        self._watching.tell()
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -322,8 +321,11 @@ class EmbeddedLog:
         streams = {split.stream_id for split in positions}
         seen = None
         while True:
+            writes = self._watching.writes
             version = self.version()
             if version != seen:
+                if seen is not None:
+                    self._watching.saw()
                 seen = version
                 ends = {split: end for stream_id in streams for split, end in self.end_offsets(stream_id).items()}
                 if any(ends[split] > offset for split, offset in positions.items()):
@@ -331,9 +333,7 @@ class EmbeddedLog:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 return False
-            # Appends of this process wake the condition; those of others are found by asking every few milliseconds.
-            with self._appended:
-                self._appended.wait(min(_POLL_S, left_s))
+            self._watching.wait(writes, min(left_s, self._alarm.looks_every_s(version)))
 
     # --- scheduled events ---------------------------------------------------------------------------------------------
 
@@ -367,24 +367,14 @@ class EmbeddedLog:
     # --- keeping house ------------------------------------------------------------------------------------------------
 
     def enforce_retention(self, now_ms: int | None = None) -> int:
-        now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
-        dropped = 0
-        for info in self.list_streams(internal=True):
-            config = info.config
-            if config.retention_ms is None and config.retention_bytes is None:
-                continue
-            place = self._place(info.stream_id)
-            before_ms = None if config.retention_ms is None else now_ms - config.retention_ms
-            expired = None
-            while expired is None or len(expired) == AT_ONCE:
-                with self._db.transaction(f"dropping old events of {info.name}") as db:
-                    expired = expired_batches(db, place.stream_no, before_ms, config.retention_bytes)
-                    dropped += drop_batches(db, place, expired)
-        if dropped:
-            fault_point("retention.dropped")
-            with storage_errors(self.path, "giving back disk space"), self._db.write_lock():
-                self._db.connection().execute("PRAGMA incremental_vacuum").fetchall()
-        return dropped
+        now_ms = patient_ms() if now_ms is None else now_ms
+        streams = [info for info in self.list_streams(internal=True) if is_bounded(info.config)]
+        dropped = sum(drop_expired(self._db, self._place(info.stream_id), info.config, now_ms) for info in streams)
+        return give_back(self._db, self.path, dropped)
+
+    def drop_before(self, split: Split, offset: int) -> int:
+        dropped = drop_until(self._db, self._place(split.stream_id), self._split_no(split), offset)
+        return give_back(self._db, self.path, dropped)
 
     def _retain_now_and_then(self) -> None:
         if time.monotonic() >= self._retention_due:
@@ -398,6 +388,7 @@ class EmbeddedLog:
         if self._closed:
             return
         self._commits.close()
+        self._watching.close()
         with self._watch_lock:
             self._closed = True
         self._db.close()

@@ -123,6 +123,10 @@ SELECT b.batch_no, b.split_no, b.base_offset, b.count, b.appended_at_ms, length(
 FROM batches b JOIN splits p USING (split_no)
 WHERE p.stream_no = ? ORDER BY b.batch_no LIMIT ?;
 
+-- name: select_batches_before
+SELECT batch_no, split_no, base_offset, count, appended_at_ms, length(body), explicit_ids
+FROM batches WHERE split_no = ? AND base_offset + count <= ? ORDER BY base_offset LIMIT ?;
+
 -- name: delete_batch
 DELETE FROM batches WHERE batch_no = ?;
 

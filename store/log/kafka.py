@@ -44,13 +44,14 @@ from event_streaming_bus.store.log.kafka_offsets import Offsets, TopicPart, Unkn
 from event_streaming_bus.store.log.kafka_partitions import partition_of
 from event_streaming_bus.store.log.kafka_producer import TransactionalProducer
 from event_streaming_bus.store.log.kafka_reader import OutOfRangeError, Place, Reader, out_of_range
-from event_streaming_bus.store.log.kafka_retention import drop_old
+from event_streaming_bus.store.log.kafka_retention import drop_before, drop_old
 from event_streaming_bus.store.log.kafka_settings import KafkaSettings
 from event_streaming_bus.store.log.kafka_streams import Streams, opened
 from event_streaming_bus.store.log.kafka_topics import topic_of
 from event_streaming_bus.store.log.kafka_writer import KafkaRequest, Writer
 from event_streaming_bus.store.log.record_batch import RecordBatch
 from event_streaming_bus.store.log.streams import no_such_stream
+from event_streaming_bus.store.patient_clock import patient_ms
 
 _POLL_S: Final = 0.01
 _TOPICS_S: Final = 10.0
@@ -377,14 +378,16 @@ class KafkaLog:
 
     def enforce_retention(self, now_ms: int | None = None) -> int:
         """Returns how many offsets went, those without events included; see ``drop_old``."""
-        now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
-        parts = {
-            info.stream_id: (list(self._parts(info)), now_ms - info.config.retention_ms)
-            for info in self.list_streams(internal=True)
-            if info.config.retention_ms is not None
-        }
-        count = sum(drop_old(self._settings, self._admin, self._offsets, *each) for each in parts.values())
+        now_ms = patient_ms() if now_ms is None else now_ms
+        bounded = [(info, ms) for info in self.list_streams(internal=True) if (ms := info.config.retention_ms) is not None]
+        dropping = self._settings, self._admin, self._offsets
+        count = sum(drop_old(*dropping, list(self._parts(info)), now_ms - kept_ms) for info, kept_ms in bounded)
         self._known_ends.clear()  # so that reading looks where the streams begin
+        return count
+
+    def drop_before(self, split: Split, offset: int) -> int:
+        count = drop_before(self._settings, self._admin, self._offsets, self._place(split).part, offset)
+        self._known_ends.clear()
         return count
 
     def close(self) -> None:

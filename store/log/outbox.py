@@ -296,6 +296,9 @@ class OutboxLog:
     def enforce_retention(self, now_ms: int | None = None) -> int:
         return self.inner.enforce_retention(now_ms)
 
+    def drop_before(self, split: Split, offset: int) -> int:
+        return self.inner.drop_before(split, offset)
+
     def close(self) -> None:
         """Finish what was submitted, then close. What waits stays in the outbox."""
         if self._closed:

@@ -263,6 +263,10 @@ class Alarm:
         due_ms = self._earliest_ms
         return due_ms is not None and due_ms <= time.time_ns() // 1_000_000 and time.monotonic() >= self._quiet_until_s
 
+    def looks_every_s(self, version: int) -> float:
+        """How often at least to ask ``rings``, while the log has this version."""
+        return _LOOK_EVERY_S if self._earliest_ms is not None or self._version != version else float("inf")
+
     def set(self, earliest_ms: int | None, version: int | None = None) -> None:
         """Note when the next event is due."""
         self._earliest_ms, self._version, self._looked_s = earliest_ms, version, time.monotonic()

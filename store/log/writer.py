@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import lru_cache
-from operator import attrgetter
-from typing import Final
+from itertools import repeat
 
 import msgspec
 
@@ -25,6 +24,7 @@ from event_streaming_bus.models import (
     StreamInfo,
 )
 from event_streaming_bus.store.log.base import Append, AppendResult, Condition, Journal, Mark, Schedule
+from event_streaming_bus.store.log.event_columns import column_of, different, joined, selected
 from event_streaming_bus.store.log.record_batch import (
     MAX_BATCH_EVENTS,
     MAX_BATCH_PAYLOAD_BYTES,
@@ -34,8 +34,6 @@ from event_streaming_bus.store.log.record_batch import (
 )
 from event_streaming_bus.store.log.scheduled import Notes, earliest_ms, find_waiting, keep_aside, take_due
 from event_streaming_bus.store.log.stored import CODECS, SQL, find_ids, hash_of, id_hash
-
-_data: Final = attrgetter("data")
 
 
 def partition_of(key: str, partitions: int) -> int:
@@ -78,7 +76,7 @@ class Request:
 class _Tail:
     """The end of a split within one transaction: where it was, and what comes behind it."""
 
-    __slots__ = ("begin", "codec", "events", "explicit", "split", "split_no", "tenant_id")
+    __slots__ = ("_parts", "begin", "codec", "count", "explicit", "split", "split_no", "tenant_id")
 
     def __init__(self, place: StreamPlace, split: Split, split_no: int, begin: int) -> None:
         self.split = split
@@ -86,32 +84,45 @@ class _Tail:
         self.begin = begin
         self.codec = place.info.config.compression_type
         self.tenant_id = place.info.tenant_id
-        self.events: list[Event] = []
+        self.count = 0
         self.explicit: set[int] = set()  # indexes of the events whose ids go to the index of ids
+        self._parts: list[Sequence[Event]] = []
 
     @property
     def end(self) -> int:
-        return self.begin + len(self.events)
+        return self.begin + self.count
 
-    def runs(self) -> Iterator[tuple[int, list[Event], CompressionType]]:
+    def add(self, events: Sequence[Event], *, explicit: bool) -> None:
+        """Put events behind the others. ``explicit``: their ids go to the index of ids."""
+        if explicit:
+            self.explicit.update(range(self.count, self.count + len(events)))
+        self._parts.append(events)
+        self.count += len(events)
+
+    def runs(self) -> Iterator[tuple[int, Sequence[Event], CompressionType]]:
         """The events cut into record batches: ``(index of the first, events, codec)``."""
-        codecs = {event.compression_type for event in self.events}
-        small = len(self.events) <= MAX_BATCH_EVENTS and sum(map(len, map(_data, self.events))) <= MAX_BATCH_PAYLOAD_BYTES
-        if len(codecs) == 1 and small:
-            yield 0, self.events, codecs.pop() or self.codec
+        if not self.count:
+            return
+        events = joined(self._parts)
+        codecs = different(events, "compression_type")
+        sizes = list(map(len, column_of(events, "data")))
+        starts = range(0, len(events), MAX_BATCH_EVENTS)
+        if len(codecs) == 1 and all(sum(sizes[i : i + MAX_BATCH_EVENTS]) <= MAX_BATCH_PAYLOAD_BYTES for i in starts):
+            codec_of_all = codecs.pop() or self.codec
+            for i in starts:
+                yield i, events if len(starts) == 1 else events[i : i + MAX_BATCH_EVENTS], codec_of_all
             return
         start, size, codec = 0, 0, None
-        for i, event in enumerate(self.events):
-            wanted = event.compression_type or self.codec
-            length = len(event.data)
+        for i, (asked, length) in enumerate(zip(column_of(events, "compression_type"), sizes, strict=True)):
+            wanted = asked or self.codec
             full = i - start >= MAX_BATCH_EVENTS or (i > start and size + length > MAX_BATCH_PAYLOAD_BYTES)
             if codec is not None and (wanted is not codec or full):
-                yield start, self.events[start:i], codec
+                yield start, events[start:i], codec
                 start, size = i, 0
             codec = wanted
             size += length
         if codec is not None:
-            yield start, self.events[start:] if start else self.events, codec
+            yield start, events[start:] if start else events, codec
 
 
 class Transaction:
@@ -166,7 +177,7 @@ class Transaction:
     def _place(self, append: Append, place: StreamPlace) -> AppendResult:
         events = append.events
         stream_id = place.info.stream_id
-        event_ids = [event.event_id for event in events]
+        event_ids = column_of(events, "event_id")
         known = {} if append.new_ids else self._known(place.info.tenant_id, event_ids)
         groups = self._groups(append, place, known)
         kept = {} if append.schedule is None else self._keep_aside(append, append.schedule, place, groups)
@@ -174,9 +185,8 @@ class Transaction:
         for key, indexes in groups.items():
             tail = self._tail(place, key)
             first = tail.end
-            tail.events.extend(events if len(indexes) == len(events) else [events[i] for i in indexes])
+            tail.add(selected(events, indexes), explicit=not append.new_ids)
             if not append.new_ids:
-                tail.explicit.update(range(len(tail.events) - len(indexes), len(tail.events)))
                 for offset, i in enumerate(indexes, first):
                     self._seen[place.info.tenant_id, event_ids[i]] = Receipt(event_ids[i], Position(tail.split, offset))
             placed.append((tail.split, first, indexes))
@@ -229,8 +239,7 @@ class Transaction:
             place = place_of(each.split.stream_id)
             tail = self._tail(place, (each.split.partition, each.split.lane))
             position = Position(tail.split, tail.end)
-            tail.explicit.add(len(tail.events))
-            tail.events.append(each.event)
+            tail.add([each.event], explicit=True)
             self._seen[place.info.tenant_id, each.event.event_id] = Receipt(each.event.event_id, position)
             notes.add(each, position.offset)
         for stream_id, told in notes.told().items():
@@ -250,22 +259,23 @@ class Transaction:
         events, partitions = append.events, place.info.config.partitions
         if not events:
             return {}
-        if append.new_ids and partitions == 1 and len({event.priority for event in events}) == 1:
-            return {(0, events[0].priority): range(len(events))}
+        if append.new_ids and partitions == 1 and len(lanes := different(events, "priority")) == 1:
+            return {(0, lanes.pop()): range(len(events))}
         keyless = append.partition if append.partition is not None else time.monotonic_ns() // 1_000_000
         groups: dict[tuple[int, EventPriority], list[int] | range] = {}
         taken: set[str] = set()
         of_key: dict[str | None, int] = {None: keyless % partitions}
-        for i, event in enumerate(events):
+        names = repeat("") if append.new_ids else column_of(events, "event_id")
+        rows = zip(names, column_of(events, "key"), column_of(events, "priority"), strict=not append.new_ids)
+        for i, (event_id, key, lane) in enumerate(rows):
             if not append.new_ids:
-                if i in known or event.event_id in taken:
+                if i in known or event_id in taken:
                     continue
-                taken.add(event.event_id)
-            partition = of_key.get(event.key)
+                taken.add(event_id)
+            partition = of_key.get(key)
             if partition is None:
-                assert event.key is not None  # noqa: S101 - None is in of_key
-                partition = of_key[event.key] = partition_of(event.key, partitions)
-            indexes = groups.setdefault((partition, event.priority), [])
+                partition = of_key[key] = partition_of(key, partitions)
+            indexes = groups.setdefault((partition, lane), [])
             indexes.append(i)  # type: ignore[union-attr]
         return groups
 
@@ -311,18 +321,16 @@ class Transaction:
             for start, events, codec in tail.runs():
                 stored = store_events(events, tail.begin + start, codec, self._now_ms)
                 explicit = [i for i in range(start, start + len(events)) if i in tail.explicit] if tail.explicit else []
-                own = (
-                    [e.event_id for i, e in enumerate(events, start) if i not in tail.explicit]
-                    if explicit
-                    else [e.event_id for e in events]
-                )
+                own = event_ids = column_of(events, "event_id")
+                if explicit:
+                    own = [event_id for i, event_id in enumerate(event_ids, start) if i not in tail.explicit]
                 batch_no = self._insert(tail, stored, own, len(explicit))
                 if explicit:
-                    hashes = [(id_hash(tail.tenant_id, tail.events[i].event_id), batch_no) for i in explicit]
+                    hashes = [(id_hash(tail.tenant_id, event_ids[i - start]), batch_no) for i in explicit]
                     self._db.executemany(SQL["insert_event_id"], hashes)
                 written += len(stored.body)
                 fault_point("log.batch")
-            if tail.events:
+            if tail.count:
                 self._db.execute(SQL["update_split_end"], (tail.end, written, tail.split_no))
         fault_point("log.written")
 

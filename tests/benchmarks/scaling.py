@@ -79,7 +79,8 @@ def _run(flow: dict[str, Any], batches: Iterator[list[tuple[int, bytes]]], resul
         events = _keyed(bus, batches) if keyed else fill(bus, "in", batches)
         dataflow = build(plan, bus.storage, until=current_ends(plan, bus.storage))
         gc.collect()
-        gc.freeze()
+        gc.freeze()  # as a worker does
+        gc.set_threshold(100_000, 20, 50)
         start_s = age_s()
         with metered() as meter:
             run_main(dataflow)

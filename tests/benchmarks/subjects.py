@@ -214,6 +214,7 @@ _BARE: Final = "bare SQLite, a blob per 1000 events"
 _QUICK_FIGURES: Final[dict[str, str | None]] = {
     _BARE: None,
     "log: append in batches of 1000": _BARE,
+    "log: append in batches of 1000, eight under way": _BARE,
     "log: read and decode to envelopes": "log: append in batches of 1000",
     "publish: JSON with a schema": "log: append in batches of 1000",
     "consumer: polls of 500": "log: read and decode to envelopes",

@@ -781,6 +781,27 @@ def test_retention_leaves_other_streams_alone(log: EventLog) -> None:
     assert len(read_all(log, kept)) == 1
 
 
+def test_the_events_of_a_split_before_an_offset_are_dropped(log: EventLog) -> None:
+    info, other = stream(log, partitions=2), stream(log, "other")
+
+    def put_in(partition: int, *names: str) -> int:
+        (appended,) = log.append([Append(info.stream_id, [event(name) for name in names], partition=partition)])
+        return appended.receipts()[0].position.offset
+
+    offsets = [put_in(0, f"e{i}", f"f{i}") for i in range(3)]
+    put_in(1, "beside")
+    put(log, other, "another")
+    assert log.drop_before(split_of(info), offsets[0]) == 0
+    assert has_dropped(log, log.drop_before(split_of(info), offsets[1]), 2)
+    assert log.drop_before(split_of(info), offsets[1]) == 0
+    assert sorted(e.event_id for e in read_all(log, info)) == ["beside", "e1", "e2", "f1", "f2"]
+    assert len(read_all(log, other)) == 1
+    assert offsets[0] < log.begin_offsets(info.stream_id)[split_of(info)] <= offsets[1]
+    assert put_in(0, "e0") > offsets[2]  # its id is as good as new
+    log.drop_before(split_of(info), end_of(log, info) + 100)
+    assert sorted(e.event_id for e in read_all(log, info)) == ["beside"]
+
+
 # --- closing ----------------------------------------------------------------------------------------------------------
 
 
@@ -820,6 +841,7 @@ def test_a_closed_log_says_so(log: EventLog) -> None:
         lambda: log.version(),
         lambda: log.wait({split_of(info): 0}, 0.0),
         lambda: log.enforce_retention(),
+        lambda: log.drop_before(split_of(info), 1),
     ]
     for use in uses:
         with pytest.raises(ClosedError):

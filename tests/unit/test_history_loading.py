@@ -623,7 +623,7 @@ def test_a_history_that_is_stopped_with_much_to_load_leaves_it_for_the_next_open
     monkeypatch.setattr("event_streaming_bus.store.history.history.MAX_ROWS", 1)
     monkeypatch.setattr("event_streaming_bus.store.history.history._LAST_LOOK_S", 0.0)
     orders = bus.stream()
-    for n in range(300):
+    for n in range(60):
         bus.publish(orders, events_of(n))
     first = History(bus.storage)
     first.start()
@@ -633,7 +633,7 @@ def test_a_history_that_is_stopped_with_much_to_load_leaves_it_for_the_next_open
     assert left > 0
     again = History(bus.storage)
     assert again.catch_up() == 2 * left
-    assert ask(again, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(300, 300)]
+    assert ask(again, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(60, 60)]
     again.close()
 
 

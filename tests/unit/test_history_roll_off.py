@@ -163,6 +163,30 @@ def test_the_oldest_files_are_removed(history: History) -> None:
         history.roll_off(days=3, keep_days=2)
 
 
+def test_what_was_recorded_for_days_that_are_removed_leaves_the_log(storage: Storage, history: History) -> None:
+    def kept() -> tuple[int, int]:
+        stream_id = storage.history().stream_id
+        (begin,) = {begin for split, begin in storage.log.begin_offsets(stream_id).items() if split == history._split}
+        return begin, storage.log.stored_bytes(stream_id)
+
+    before, all_kept = rows(history), kept()
+    history.roll_off(days=0, now=NOW)
+    assert kept() == all_kept  # without its files, the history can be built again
+    history.roll_off(keep_days=3, now=NOW, dry_run=True)
+    assert kept() == all_kept
+    history.roll_off(keep_days=3, now=NOW)
+    begin, stored_bytes = kept()
+    assert begin == 2 * 2 * 5  # of two days, with two tenants and five records each
+    assert 0 < stored_bytes < all_kept[1]
+    left = rows(history)
+    assert len(left["events"]) == len(before["events"]) - 2 * 13
+    live(storage, 0)
+    history.catch_up()
+    assert len(rows(history)["events"]) == len(left["events"]) + 10
+    assert history.roll_off(keep_days=3, now=NOW).removed_days == []
+    assert kept()[0] == begin
+
+
 def test_files_that_are_being_read_are_removed_when_nobody_reads_them(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history_module, "_READERS_S", 0.1)
     history.roll_off(days=2, now=NOW)

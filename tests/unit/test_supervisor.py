@@ -253,7 +253,8 @@ async def test_a_processor_that_is_being_stopped_is_neither_started_nor_stopped_
             with pytest.raises(InvalidStateError, match="is being stopped"):
                 await act(processor_id)
     finally:
-        os.kill(worker, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):  # it was given up meanwhile
+            os.kill(worker, signal.SIGCONT)
         await stopping
     assert running.record(processor_id).status is ProcessorStatus.STOPPED
 
