@@ -5,7 +5,7 @@ PY = .venv/bin/python
 READY = .venv/.installed
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test check bench faults fuzz audit serve constraints clean
+.PHONY: help demo test check bench faults soak histories overload fuzz audit serve constraints clean
 
 help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -31,6 +31,15 @@ bench-full: $(READY)  ## every size, peer and scaling law; installs the peers; t
 
 faults: $(READY)  ## the crash matrix: ESB_FAULT_RUNS crashes (1000: ten minutes and more); SCENARIO=... and SEED=... run one case
 	@$(PY) tests/faults/crash_matrix.py $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(SEED),--seed $(SEED))
+
+soak: $(READY)  ## ESB_SOAK_MINUTES (120) at half capacity while everything is killed and restarted; SEED=... as before
+	@$(PY) tests/faults/soak.py $(if $(SEED),--seed $(SEED))
+
+histories: $(READY)  ## ESB_HISTORY_SECONDS (60) of clients under kills, pauses and jumps of the clock, and a check; SEED=... BUS=kafka
+	@$(PY) tests/faults/history_run.py $(if $(SEED),--seed $(SEED)) $(if $(BUS),--bus $(BUS))
+
+overload: $(READY)  ## more than a server can do, of each kind, measured (half an hour); SCENARIO=... runs one
+	@$(PY) tests/faults/overload.py $(if $(SCENARIO),--scenario $(SCENARIO))
 
 fuzz: $(READY)  ## broken input for FUZZ_SECONDS (60) on each of TARGETS (all); guided by coverage if atheris is in .venv
 	@$(PY) tests/fuzz/run.py $(TARGETS)
