@@ -178,13 +178,19 @@ def run(app: Any, listener: socket.socket, tls: Tls | None = None, load: Load | 
         config.load()
     except OSError as error:  # ssl.SSLError is one
         raise InvalidInputError(f"--tls-certificate, --tls-key: they cannot be used: {error}") from error
-    # When it is done, uvicorn raises the signal that ended it once more, for handlers from before it: nothing is left to do.
+    server = uvicorn.Server(config)
+
+    def end(signum: int, frame: object) -> None:
+        server.should_exit = True
+
+    # Uvicorn has handlers of its own while it serves. A signal that comes before ends it too. The one that ended it is raised
+    # once more when it is done, and does nothing more.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda signum, frame: None)
+        signal.signal(number, end)
     sys.setswitchinterval(_SWITCH_S)
     try:
         with _rarely_collecting():
-            uvicorn.Server(config).run(sockets=[listener])
+            server.run(sockets=[listener])
     except SystemExit as ended:  # uvicorn's own way of saying so, with an exit code that means something else here
         raise BusError("the server could not be started; the reason is told above") from ended
 

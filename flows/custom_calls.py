@@ -9,6 +9,7 @@ from event_streaming_bus.flows.custom_outputs import outputs_of
 from event_streaming_bus.flows.processors.custom import CustomForm, CustomLogic
 from event_streaming_bus.flows.retries import GivenUp, Retrier
 from event_streaming_bus.models import Event
+from event_streaming_bus.untraced import untraced
 
 
 class Failed(msgspec.Struct, frozen=True):
@@ -108,7 +109,7 @@ class BatchCalls:
         try:
             return outputs_of(item, event)
         except (TypeError, ValueError) as error:
-            return Failed(error, 1)
+            return Failed(untraced(error), 1)
 
 
 def _after(outcomes: list[Outcome], attempts: int) -> list[Outcome]:

@@ -15,6 +15,7 @@ import msgspec
 
 from event_streaming_bus.errors import InvalidInputError
 from event_streaming_bus.flows.retry_policy import RetryPolicy
+from event_streaming_bus.untraced import untraced
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -88,7 +89,7 @@ class Retrier:
                 return function(*args, **kwargs), attempts
             except Exception as error:
                 if attempts >= self._policy.max_attempts or not is_retryable(error):
-                    raise GivenUp(error, attempts) from error
+                    raise GivenUp(untraced(error), attempts) from error
                 self._wait(self.pause_ms(attempts), error)
             attempts += 1
 

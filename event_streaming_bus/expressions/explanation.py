@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from event_streaming_bus.expressions.budget import Budget
 from event_streaming_bus.expressions.functions import kind_of
 from event_streaming_bus.expressions.grammar import executed_children, path_of
+from event_streaming_bus.untraced import untraced
 
 Compile: TypeAlias = Callable[[ast.expr, tuple[str, ...]], Callable[..., Any]]
 """Makes a function of a part; for a part of a comprehension, of a budget and the element that has the name given."""
@@ -58,7 +59,7 @@ class _Parts:
             self.value(node, element)
             return None
         except Exception as raised:
-            error = raised
+            error = untraced(raised)
         for child, its_element in self._executed(node, element):
             found = self.failure(child, its_element)
             if found is not None:

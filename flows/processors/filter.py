@@ -18,6 +18,7 @@ from event_streaming_bus.flows.checker import (
     read_table,
     required,
 )
+from event_streaming_bus.untraced import untraced
 
 if TYPE_CHECKING:
     from event_streaming_bus.flows.codegen import Code, Reading
@@ -70,7 +71,7 @@ def generate(node: "Node", number: str, code: "Code", reading: "Reading", below:
     with code.block("try:"):
         code.line(f"v{number} = {conditions}")
     with code.block("except Exception as error:"):
-        code.line(f"failures.append(({number}, i, error))")
+        code.line(f"failures.append(({number}, i, {code.constant('_untraced', untraced)}(error)))")
     with code.block("else:"), code.block(f"if v{number}:"):
         code.line(f"o{number}[i] = 1")
         below(reading)
