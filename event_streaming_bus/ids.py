@@ -26,6 +26,9 @@ GROUP: Final = "grp_"
 HISTORY: Final = "hist_"
 RUN: Final = "run_"
 
+FIRST_DATED: Final = EVENT + "0000000001"
+"""Ids of events below this one have the time 0: what they were derived from had none."""
+
 BETWEEN: Final = "\x1f"
 """What stands between the parts of an ``origin_text``."""
 

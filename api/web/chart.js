@@ -31,7 +31,7 @@ export function lineChart({ label, format = number, place = clock, height = 150,
   let series = [];
   let at = null;
   const legend = h("ul", { class: "legend" });
-  const drawing = s("svg", { role: "img", height });
+  const drawing = s("svg", { role: "img", height, "aria-label": label });
   const figure = h("figure", { class: "chart" }, drawing, legend);
   new ResizeObserver(() => draw()).observe(figure);
   drawing.addEventListener("pointermove", (event) => {

@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS batches (
 );
 CREATE UNIQUE INDEX IF NOT EXISTS batches_by_offset ON batches (split_no, base_offset);
 CREATE INDEX IF NOT EXISTS batches_by_id ON batches (id_max, id_min) WHERE id_max IS NOT NULL;
+CREATE INDEX IF NOT EXISTS batches_of_undated_ids ON batches (id_min, id_max) WHERE id_min < 'evt_0000000001';
 CREATE TABLE IF NOT EXISTS event_ids (
     hash INTEGER NOT NULL,
     batch_no INTEGER NOT NULL,
@@ -111,6 +112,9 @@ FROM batches WHERE batch_no = ?;
 
 -- name: select_batches_by_id
 SELECT batch_no, id_min, id_max FROM batches WHERE id_max >= ? AND id_min <= ?;
+
+-- name: select_batches_of_undated_ids
+SELECT batch_no, id_min, id_max FROM batches WHERE id_min < 'evt_0000000001' AND id_max >= ? AND id_min <= ?;
 
 -- name: select_split_place
 SELECT s.stream_id, s.tenant_id, p.lane, p.partition FROM splits p JOIN streams s USING (stream_no) WHERE p.split_no = ?;

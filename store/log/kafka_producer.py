@@ -217,7 +217,7 @@ class TransactionalProducer:
                     producer.poll(0.1)
             except KafkaException as error:
                 reason = error_of(error)
-                if reason.fatal():
+                if reason.fatal() or reason.code() in _GIVEN_UP:
                     raise self._lost() from error
                 if reason.code() not in UNKNOWN_TOPIC:
                     raise bus_error(reason, self._brokers, f"writing to {part[0]}") from error

@@ -75,10 +75,13 @@ def find_ids(db: sqlite3.Connection, tenant_id: str, event_ids: Mapping[str, obj
     hashes = [id_hash(tenant_id, event_id) for event_id in event_ids]
     candidates = {batch_no for _, batch_no in db.execute(SQL["select_event_ids"], (json.dumps(hashes),))}
     ours = sorted(filter(ids.is_event_id, event_ids))
-    if ours:
-        for batch_no, id_min, id_max in db.execute(SQL["select_batches_by_id"], (ours[0], ours[-1])):
-            if bisect_left(ours, id_min) < bisect_right(ours, id_max):
-                candidates.add(batch_no)
+    first_dated = bisect_left(ours, ids.FIRST_DATED)
+    # Every batch is behind an id without a time, as a routed copy has: they have an index of their own, of the few that hold one.
+    for query, some in (("select_batches_of_undated_ids", ours[:first_dated]), ("select_batches_by_id", ours[first_dated:])):
+        if some:
+            for batch_no, id_min, id_max in db.execute(SQL[query], (some[0], some[-1])):
+                if bisect_left(some, id_min) < bisect_right(some, id_max):
+                    candidates.add(batch_no)
     for batch_no in candidates:
         row = db.execute(SQL["select_batch"], (batch_no,)).fetchone()
         if row is None:
