@@ -137,7 +137,7 @@ class Soak:
 
     def capacity(self) -> float:
         """Publish as fast as possible for a while, and wait until all is processed; returns the events a second to go at."""
-        self.parts.pace(2.0)
+        self.parts.pace(5.0)
         self._wait_until(lambda: self._open() < 20 and self.sampler.accepted >= 3 * len(PUBLISHERS), 120, "the first events")
         self.sampler.take()
         before, cpu_s, begun_s = self.sampler.accepted, self.sampler.cpu_s, time.monotonic()

@@ -5,7 +5,7 @@ follows from its name and number. An account is closed, and forgotten, when all 
 account, or twice, is a violation. So memory is bounded, whatever the length of the run, and nothing is missed that retention
 drops later.
 
-``WORK/ledger`` is written anew about every two seconds: what is booked so far, as JSON. ``WORK/latency`` gets a line for each ten
+``WORK/ledger`` is written anew about every second: what is booked so far, as JSON. ``WORK/latency`` gets a line for each ten
 seconds: the time, and how long it took from the publish to the processed event, p50 and p99 in milliseconds, and how many.
 """
 
@@ -29,9 +29,9 @@ WITHIN_MS: Final = 60_000
 STREAMS: Final = ("in", "pays", "mapped", "urgent", "sums", "late", "joined", "late_pairs", "Account", "_dead_letters")
 _MAX_VIOLATIONS: Final = 200
 _READ_BYTES: Final = 1 << 18
-_WRITE_S: Final = 2.0
+_WRITE_S: Final = 1.0
 _SLOT_S: Final = 10
-_COMMITS_S: Final = 5.0
+_COMMITS_S: Final = 2.0
 
 
 class Account:

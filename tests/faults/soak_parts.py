@@ -249,7 +249,8 @@ class Parts:
                 make("POST", "/streams", {"name": stream, "partitions": partitions, "retention_ms": self._retention_ms})
             for rule in RULES:
                 make("PUT", f"/routes/{rule['name']}", {k: v for k, v in rule.items() if k != "name"})
-            group = {"session_timeout_ms": 6000, "heartbeat_interval_ms": 1000, "rebalance_timeout_ms": 10_000}
+            session_ms = min(6000, self._window_ms)  # so that a member that was killed does not hold up a short run
+            group = {"session_timeout_ms": session_ms, "heartbeat_interval_ms": session_ms // 6, "rebalance_timeout_ms": 10_000}
             make("POST", "/consumer-groups", {"group_name": GROUP, **group})
             make("PUT", "/projections/accounts", PROJECTION)
             make("PUT", "/event-sourcing/retention/Account", {"max_count": _EVENTS_OF_AGGREGATE})

@@ -63,7 +63,7 @@ SUPERVISED = {
 }
 
 
-def wait_until(is_so: Callable[[], object], timeout_s: float = 30.0) -> None:
+def wait_until(is_so: Callable[[], object], timeout_s: float = 90.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not is_so():
         assert time.monotonic() < deadline
