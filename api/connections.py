@@ -130,7 +130,22 @@ def protocols(load: Load) -> tuple[type[asyncio.Protocol], type[asyncio.Protocol
     """What speaks HTTP, and what speaks WebSockets, with connections of one server."""
     connections = Connections(load)
 
-    class Http(HttpToolsProtocol):
+    class Counted(asyncio.Protocol):
+        """What both have: how they end, and whether their clients take what is sent."""
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            connections.leave(self)
+            super().connection_lost(exc)
+
+        def pause_writing(self) -> None:
+            connections.is_stuck(self, stuck=True)
+            super().pause_writing()
+
+        def resume_writing(self) -> None:
+            connections.is_stuck(self, stuck=False)
+            super().resume_writing()
+
+    class Http(Counted, HttpToolsProtocol):
         """HTTP as the server speaks it, with bounds on what comes before anything can be answered."""
 
         is_spare = False
@@ -142,10 +157,6 @@ def protocols(load: Load) -> tuple[type[asyncio.Protocol], type[asyncio.Protocol
             self.is_spare = not connections.enter(self)
             if self.is_spare:
                 self.app = _told_to_wait(load, self.app)
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            connections.leave(self)
-            super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
             self.unread += len(data)
@@ -195,14 +206,6 @@ def protocols(load: Load) -> tuple[type[asyncio.Protocol], type[asyncio.Protocol
             # A loop that had much to do calls its timers before it looks for what has come: the next request may be there.
             self.timeout_keep_alive_task = self.loop.call_later(_LOOK_S, super().timeout_keep_alive_handler)
 
-        def pause_writing(self) -> None:
-            connections.is_stuck(self, stuck=True)
-            super().pause_writing()
-
-        def resume_writing(self) -> None:
-            connections.is_stuck(self, stuck=False)
-            super().resume_writing()
-
         def _should_upgrade(self) -> bool:
             return not self.is_spare and super()._should_upgrade()
 
@@ -214,24 +217,12 @@ def protocols(load: Load) -> tuple[type[asyncio.Protocol], type[asyncio.Protocol
             connections.leave(self)
             super().handle_websocket_upgrade()
 
-    class WebSocket(AutoWebSocketsProtocol):  # type: ignore[misc, valid-type]  # which one it is depends on what is installed
+    class WebSocket(Counted, AutoWebSocketsProtocol):  # type: ignore[misc, valid-type]  # which one it is depends on what is installed
         """WebSockets as the server speaks them."""
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             connections.join(self)
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            connections.leave(self)
-            super().connection_lost(exc)
-
-        def pause_writing(self) -> None:
-            connections.is_stuck(self, stuck=True)
-            super().pause_writing()
-
-        def resume_writing(self) -> None:
-            connections.is_stuck(self, stuck=False)
-            super().resume_writing()
 
     return Http, WebSocket
 

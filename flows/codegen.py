@@ -20,6 +20,7 @@ from event_streaming_bus.flows.payload_structs import payload_struct
 from event_streaming_bus.flows.plan import Edge, Node
 from event_streaming_bus.flows.processors import ends_tree, kind_of
 from event_streaming_bus.flows.processors.map import output_names
+from event_streaming_bus.untraced import untraced
 
 Failure: TypeAlias = tuple[int, int, Exception]
 """(position of the node among the tree's nodes, index of the event, what was raised)"""
@@ -51,6 +52,11 @@ class Code:
         self._depth += 1
         yield
         self._depth -= 1
+
+    def failure(self, place: str) -> None:
+        """The end of a ``try``: note what was raised at ``place``, the code of the index (and before it, of the node)."""
+        with self.block("except Exception as error:"):
+            self.line(f"failures.append(({place}, {self.constant('_untraced', untraced)}(error)))")
 
     def constant(self, name: str, value: object) -> str:
         """Make ``value`` known to the code as ``name``."""

@@ -11,7 +11,6 @@ from event_streaming_bus.flows.key_groups import KEY_GROUPS, key_group_of
 from event_streaming_bus.flows.slices import Slicing, slicing_of
 from event_streaming_bus.flows.values import group_key, group_value, refuse_value
 from event_streaming_bus.models import rfc3339
-from event_streaming_bus.untraced import untraced
 
 if TYPE_CHECKING:
     from event_streaming_bus.flows.aggregations import Aggregation
@@ -111,8 +110,7 @@ def gather_entries(
         code.line(f"g = {_group_of(names)}")
         code.line(f"h, k = {known}.get(g) or {place}(g)")
         code.line(f"e = (t, {rank}, {event_id}, {side}, k, {v}, i)")
-    with code.block("except Exception as error:"):
-        code.line(f"failures.append(({number}, i, {code.constant('_untraced', untraced)}(error)))")
+    code.failure(f"{number}, i")
     with code.block("else:"):
         code.line(f"o{number}[h].append(e)")
 
@@ -145,8 +143,7 @@ def gather_slices(
         values = field_lines(number, plans, code, reading)
         code.line(f"s = {slicing.write(code, number)}")
         code.line(f"g = {_group_of(names)}")
-    with code.block("except Exception as error:"):
-        code.line(f"failures.append(({number}, i, {code.constant('_untraced', untraced)}(error)))")
+    code.failure(f"{number}, i")
     with code.block("else:"):
         # Neighbouring events are mostly of the same slice.
         code.prologue.append(f"s{number} = d{number} = None")

@@ -10,7 +10,6 @@ from event_streaming_bus.flows.folds.joins import JoinedPair
 from event_streaming_bus.flows.payload_structs import payload_struct
 from event_streaming_bus.flows.processors.join import JoinLogic
 from event_streaming_bus.flows.processors.map import set_path
-from event_streaming_bus.untraced import untraced
 
 PayloadMaker: TypeAlias = Callable[[Sequence[JoinedPair]], tuple[list[dict[str, Any]], list[tuple[int, Exception]]]]
 
@@ -106,8 +105,7 @@ def _generate_payload(code: Code, logic: JoinLogic, sides: dict[str, _Side]) -> 
         for path, text in texts.items():
             if len(path) > 1:
                 code.line(f"{code.constant('_set_path', set_path)}(payload, {path!r}, {text})")
-    with code.block("except Exception as error:"):
-        code.line(f"failures.append((i, {code.constant('_untraced', untraced)}(error)))")
+    code.failure("i")
     with code.block("else:"):
         code.line("payloads.append(payload)")
 

@@ -70,10 +70,7 @@ class _Slot:
         if self.columns and self.columns[0]:
             fresh = summarize_all(plans, self.columns)
             self.columns = ()
-            if self.fields is None:
-                self.fields = fresh
-                return fresh
-            merge_all(self.fields, fresh)
+            self.add(fresh)
         return self.fields if self.fields is not None else [FieldPartial() for _ in plans]
 
     def add(self, fields: list[FieldPartial]) -> None:
@@ -115,11 +112,7 @@ class SlicedState:
                 continue
             if of_slice is None:
                 of_slice = self._slice((slice_ms, _BEFORE_ALL))
-            slot = of_slice.get(partial.key)
-            if slot is None:
-                of_slice[partial.key] = _Slot(len(partial.indexes), partial.columns, partial.fields)
-            else:
-                self._add(slot, partial)
+            self._keep(of_slice, partial)
         return late, lost
 
     def _first_end(self, partial: Partial, floor_ms: int | None) -> tuple[int | None, list[LatePartial]]:
@@ -136,10 +129,7 @@ class SlicedState:
         slot = of_slice.get(partial.key)
         if slot is None:
             of_slice[partial.key] = _Slot(len(partial.indexes), partial.columns, partial.fields)
-        else:
-            self._add(slot, partial)
-
-    def _add(self, slot: _Slot, partial: Partial) -> None:
+            return
         slot.count += len(partial.indexes)
         if partial.fields is not None:
             slot.add(partial.fields)

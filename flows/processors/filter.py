@@ -18,7 +18,6 @@ from event_streaming_bus.flows.checker import (
     read_table,
     required,
 )
-from event_streaming_bus.untraced import untraced
 
 if TYPE_CHECKING:
     from event_streaming_bus.flows.codegen import Code, Reading
@@ -70,8 +69,7 @@ def generate(node: "Node", number: str, code: "Code", reading: "Reading", below:
     conditions = " and ".join(reading.expression(each) for each in expressions(_logic(node.spec)))
     with code.block("try:"):
         code.line(f"v{number} = {conditions}")
-    with code.block("except Exception as error:"):
-        code.line(f"failures.append(({number}, i, {code.constant('_untraced', untraced)}(error)))")
+    code.failure(f"{number}, i")
     with code.block("else:"), code.block(f"if v{number}:"):
         code.line(f"o{number}[i] = 1")
         below(reading)

@@ -30,7 +30,6 @@ from event_streaming_bus.flows.checker import (
 )
 from event_streaming_bus.flows.payload_structs import payload_struct
 from event_streaming_bus.flows.values import kind_of_value
-from event_streaming_bus.untraced import untraced
 
 if TYPE_CHECKING:
     from event_streaming_bus.flows.codegen import Code, Reading
@@ -164,8 +163,7 @@ def generate(node: "Node", number: str, code: "Code", reading: "Reading", below:
             _write_payload(logic, number, code, reading)
         else:
             _write_data(node, logic, number, code, reading)
-    with code.block("except Exception as error:"):
-        code.line(f"failures.append(({number}, i, {code.constant('_untraced', untraced)}(error)))")
+    code.failure(f"{number}, i")
     with code.block("else:"):
         code.line(f"x{number}.append(i)")
         code.line(f"d{number}.append(m{number})")
@@ -203,8 +201,7 @@ def _generate_flattening(logic: MapLogic, path: FieldPath, number: str, code: "C
         with code.block(f"for q in {code.constant('_elements', elements)}({reading.payload}, {path!r}):"):
             _write_payload(logic, number, code, reading.of_mapped("q", {}))
             code.line(f"l{number}.append((i, m{number}, {key}))")
-    with code.block("except Exception as error:"):
-        code.line(f"failures.append(({number}, i, {code.constant('_untraced', untraced)}(error)))")
+    code.failure(f"{number}, i")
     with code.block("else:"):
         code.line(f"o{number} += l{number}")
 

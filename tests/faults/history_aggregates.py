@@ -12,16 +12,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
+from history_anomalies import Checker
 from history_cycles import Edge, Graph
 from history_operations import ENDLESS, Append, Kept, Operation, Outcome, Page, Read
-
-
-class Anomaly(NamedTuple):
-    """Something that must not be: its kind, what is wrong, and the operations that show it."""
-
-    kind: str
-    told: str
-    operations: tuple[Operation, ...] = ()
 
 
 class _View(NamedTuple):
@@ -36,13 +29,13 @@ class _View(NamedTuple):
 _NOTHING: Final = Kept("", "", 0, 0)
 
 
-class AggregateChecker:
+class AggregateChecker(Checker):
     """Checks the operations on aggregates of one history. ``anomalies`` has what was found, ``kept`` every element that is known
     to be in its aggregate."""
 
     def __init__(self, operations: Sequence[Operation]) -> None:
+        super().__init__()
         self._operations = [each for each in operations if isinstance(each.action, Append | Read | Page)]
-        self.anomalies: list[Anomaly] = []
         self.kept: dict[str, Kept] = {}
         self._writers: dict[str, Operation] = {}
         self._last_of_part: dict[str, str] = {}
@@ -57,9 +50,6 @@ class AggregateChecker:
         self._check_views(visible)
         self._check_pages(visible)
         self._check_cycles()
-
-    def _add(self, kind: str, told: str, *operations: Operation | None) -> None:
-        self.anomalies.append(Anomaly(kind, told, tuple(each for each in operations if each is not None)))
 
     # --- what was told ------------------------------------------------------------------------------------------------
 
@@ -144,11 +134,7 @@ class AggregateChecker:
 
     def _check_elements(self) -> None:
         for element, operation in self._shown_by.items():
-            writer = self._writers.get(element)
-            if writer is None:
-                self._add("phantom", f"{element} was read, and nobody has written it", operation)
-            elif writer.outcome is Outcome.FAIL:
-                self._add("G1a", f"dirty read: {element} was read, of an append that was refused", operation, writer)
+            self._check_writer(element, operation, self._writers.get(element), "written", "an append that was refused")
 
     def _check_appends(self) -> None:
         for operation in self._operations:

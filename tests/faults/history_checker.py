@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from history_aggregates import AggregateChecker, Anomaly
+from history_aggregates import AggregateChecker
+from history_anomalies import Anomaly
 from history_groups import GroupChecker
 from history_log import LogChecker
 from history_operations import Commit, Committed, Fault, Operation, Outcome, Poll, read_history

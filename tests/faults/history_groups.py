@@ -5,25 +5,22 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Sequence
 
-from history_aggregates import Anomaly
+from history_anomalies import Checker
 from history_log import LogChecker
 from history_operations import ENDLESS, Commit, Committed, Operation, Outcome, Poll
 
 
-class GroupChecker:
+class GroupChecker(Checker):
     """Checks the operations of one consumer group, on streams that ``log`` knows. ``anomalies`` has what was found."""
 
     def __init__(self, operations: Sequence[Operation], log: LogChecker) -> None:
+        super().__init__()
         self._log = log
-        self.anomalies: list[Anomaly] = []
         self._polls = [each for each in operations if isinstance(each.action, Poll) and each.outcome is Outcome.OK]
         self._commits = [each for each in operations if isinstance(each.action, Commit | Committed)]
         self._check_deliveries()
         self._check_committed()
         self._check_again()
-
-    def _add(self, kind: str, told: str, *operations: Operation) -> None:
-        self.anomalies.append(Anomaly(kind, told, operations))
 
     def _check_deliveries(self) -> None:
         """In one poll a split comes in order, and without leaving anything out; in one generation nobody else gets it."""

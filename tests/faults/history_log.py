@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from history_aggregates import Anomaly
+from history_anomalies import Checker
 from history_operations import ENDLESS, Append, Fault, Found, Kept, Operation, Outcome, Poll, Publish, Scan
 
 START: Final = "start"
@@ -26,15 +26,15 @@ class Place(NamedTuple):
     offset: int
 
 
-class LogChecker:
+class LogChecker(Checker):
     """Checks the operations on streams of one history. ``kept``: the elements that are in aggregates. ``is_dense``: offsets have
     no gaps. ``anomalies`` has what was found; ``offsets`` those of each split that hold an event, in order."""
 
     def __init__(self, operations: Sequence[Operation], kept: Mapping[str, Kept], *, is_dense: bool = True) -> None:
+        super().__init__()
         self._kept = kept
         self._operations = operations
         self._is_dense = is_dense
-        self.anomalies: list[Anomaly] = []
         self.offsets: dict[str, list[int]] = {}
         self.places: dict[str, Place] = {}
         self._at: dict[str, dict[int, str]] = defaultdict(dict)
@@ -48,9 +48,6 @@ class LogChecker:
         self._check_scans()
         self._check_visible()
         self._check_due()
-
-    def _add(self, kind: str, told: str, *operations: Operation) -> None:
-        self.anomalies.append(Anomaly(kind, told, operations))
 
     def element_at(self, split: str, offset: int) -> str | None:
         """The event at this place, if one is known."""
@@ -83,7 +80,9 @@ class LogChecker:
                     self._observe(found, operation)
                     if operation.end_ns < self._shown_ns.get(found.element, ENDLESS):
                         self._shown_ns[found.element] = operation.end_ns
-                    self._check_written(found.element, operation)
+                    self._check_writer(
+                        found.element, operation, self._writers.get(found.element), "published", "what was refused"
+                    )
 
     def _observe(self, found: Found, operation: Operation) -> None:
         """Note where an event is. Whatever tells it, it is one place, and no other event's."""
@@ -98,13 +97,6 @@ class LogChecker:
             split = self._key_splits.setdefault(found.key, found.split)
             if split != found.split:
                 self._add("key in two splits", f"{found.key} is in {split} and in {found.split}", operation)
-
-    def _check_written(self, element: str, operation: Operation) -> None:
-        writer = self._writers.get(element)
-        if writer is None:
-            self._add("phantom", f"{element} was read, and nobody has published it", operation)
-        elif writer.outcome is Outcome.FAIL:
-            self._add("G1a", f"dirty read: {element} was read, of what was refused", operation, writer)
 
     # --- in which order -----------------------------------------------------------------------------------------------
 
