@@ -76,7 +76,7 @@ def test_a_dialog_takes_the_focus_keeps_it_and_gives_it_back(page: Any) -> None:
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement === document.body || document.activeElement.closest('dialog') !== null")
     page.keyboard.press("Escape")
-    page.get_by_role("dialog").wait_for(state="detached")
+    page.locator("dialog").wait_for(state="detached")
     assert focused(page) == "settings"
 
 
@@ -103,12 +103,12 @@ def test_the_colours_can_be_chosen_against_those_of_the_system(watched: Watched,
     page.get_by_label("Colours").select_option("dark")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != light
     page.get_by_role("button", name="Cancel").click()
-    page.get_by_role("dialog").wait_for(state="detached")
+    page.locator("dialog").wait_for(state="detached")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == light
     page.get_by_role("button", name="Settings").click()
     page.get_by_label("Colours").select_option("dark")
     page.get_by_role("button", name="Save").click()
-    page.get_by_role("dialog").wait_for(state="detached")
+    page.locator("dialog").wait_for(state="detached")
     page.reload()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != light
 
