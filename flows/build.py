@@ -9,7 +9,7 @@ from bytewax.dataflow import Dataflow, Stream
 from event_streaming_bus.flows.emitter import Emitter, upstream_name
 from event_streaming_bus.flows.functions import keyed_fold, load_functions
 from event_streaming_bus.flows.growth import GrowthWatch
-from event_streaming_bus.flows.items import Chunk, KeyGroupMessage, SinkItem, ToKeyGroup
+from event_streaming_bus.flows.items import Chunk, KeyGroupMessage, ToKeyGroup, ToSink
 from event_streaming_bus.flows.key_group import KeyGroup, KeyGroupSettings
 from event_streaming_bus.flows.key_groups import KEY_GROUP_NAMES
 from event_streaming_bus.flows.marks import (
@@ -172,7 +172,7 @@ class _Builder:
         return lambda resume: KeyGroup(settings, make_state(), resume)
 
     def _sink(self, name: str, items: Stream[Any]) -> None:
-        written: Stream[SinkItem] = op.flat_map_batch(f"{name}:written", items, _sink_items)
+        written: Stream[ToSink] = op.flat_map_batch(f"{name}:written", items, _to_sink)
         op.output(f"{name}:sink", written, LogSink(self._storage, self._plan.tenant_id))
 
     @staticmethod
@@ -188,8 +188,8 @@ def _idle_horizon_ms(node: Node) -> int:
     return live_ms_of(node.spec) + timing.grace_period_ms + timing.close_when_idle_ms
 
 
-def _sink_items(items: list[SinkItem | ToKeyGroup]) -> list[SinkItem]:
-    return [item for item in items if isinstance(item, SinkItem)]
+def _to_sink(items: list[ToSink | ToKeyGroup]) -> list[ToSink]:
+    return [item for item in items if not isinstance(item, tuple)]
 
 
 def _messages_for(node: Node) -> Callable[[list[Any]], list[tuple[str, KeyGroupMessage]]]:

@@ -5,9 +5,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeAlias
 
+import msgspec
+
 from event_streaming_bus.errors import FlowError
 from event_streaming_bus.flows.combiner import Combiner
-from event_streaming_bus.flows.items import Closed, LateEvents, Outputs, Progress, SinkItem, ToKeyGroup
+from event_streaming_bus.flows.items import Closed, LateEvents, Outputs, Progress, SinkItem, ToKeyGroup, ToSink
 from event_streaming_bus.flows.marks import WindowMark, add_counts, renewed
 from event_streaming_bus.flows.outputs import Surroundings, dead_event, guarded
 from event_streaming_bus.flows.plan import Node, fed_by
@@ -31,7 +33,8 @@ class Emitter:
     """Turns what the key groups of one processor give out into items, for one worker.
 
     What comes at once is written with the marks of its key groups: all that a key group gave out together, and at most about
-    ``MAX_RESULTS`` of several.
+    ``MAX_RESULTS`` of several. Where that makes several items, each is made as it is written, so that the first of very many
+    results are in the log, and out of memory, before the last are made; but not if others take them up in step.
     """
 
     def __init__(
@@ -51,16 +54,21 @@ class Emitter:
         self._read_events = read_events
         self._segments = Segments(surroundings)
         self._combiners = [(each, Combiner(each)) for each in fed_by(node)]
+        self._pending = 0
+        """How many items have been given out that are still to be made."""
 
-    def __call__(self, given: list[tuple[str, Closed]]) -> list[SinkItem | ToKeyGroup]:
+    def __call__(self, given: list[tuple[str, Closed]]) -> list[ToSink | ToKeyGroup]:
         closed = [each for _, each in given]
-        items: list[SinkItem | ToKeyGroup] = []
+        parts = list(_parts([each for each in closed if each.mark is not None]))
+        if not self._combiners and (len(parts) > 1 or self._pending):
+            return [self._later(part) for part in parts]
+        items: list[ToSink | ToKeyGroup] = []
         gathered = Ran(Outputs(), [], {})
         again = [result for each in closed for result in each.again]
         if again and self._combiners:
             events, _ = self._maker.events(again)
             gathered = self._segments.run(self._node.children, EventRows(events), gather_only=True)
-        for part in _parts([each for each in closed if each.mark is not None]):
+        for part in parts:
             item, ran = self._written(part)
             items.append(item)
             gathered.gather(ran.gathered)
@@ -73,6 +81,24 @@ class Emitter:
             for node, combiner in self._combiners:
                 items += combiner.messages(gathered.gathered.get(node.number, ()), progress)
         return items
+
+    def _later(self, closed: list[Closed]) -> Callable[[], SinkItem]:
+        """What makes an item when it is to be written. Its marks stand for what has been given out by now, for their key groups
+        go on; only what is counted in the making is as it is then."""
+        pairs = {each.key_group: (each.mark, _copied(each.mark)) for each in closed if each.mark is not None}
+        held = [msgspec.structs.replace(each, mark=pairs[each.key_group][1]) for each in closed]
+        self._pending += 1
+
+        def make() -> SinkItem:
+            for mark, copy in pairs.values():
+                copy.out, copy.refused = mark.out, mark.refused
+            item, _ = self._written(held)
+            for mark, copy in pairs.values():
+                mark.out, mark.refused = copy.out, copy.refused
+            self._pending -= 1
+            return item
+
+        return make
 
     def _written(self, closed: list[Closed]) -> tuple[SinkItem, Ran]:
         """What is written of results and late events, and what was gathered for others on the way."""
@@ -174,6 +200,11 @@ def _parts(closed: Sequence[Closed]) -> Iterator[list[Closed]]:
             part = []
     if part:
         yield part
+
+
+def _copied(mark: WindowMark) -> WindowMark:
+    """The mark as it is; what is counted by those that read the results stays common to both."""
+    return msgspec.structs.replace(mark, notes=list(mark.notes), closings=list(mark.closings))
 
 
 def upstream_name(node: Node, key_group: str) -> str:

@@ -1,6 +1,6 @@
 """What travels through a running dataflow: chunks of events, what key groups are sent and give out, and what sinks write."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -149,3 +149,7 @@ class SinkItem(msgspec.Struct, frozen=True):
     events: Mapping[str, Sequence[Event]]
     marks: tuple[Mark, ...]
     records: tuple[HistoryRecord, ...] = ()
+
+
+ToSink: TypeAlias = SinkItem | Callable[[], SinkItem]
+"""What is written, or what makes it when it is its turn: called once, in the order in which they were given out."""

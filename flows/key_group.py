@@ -37,8 +37,10 @@ from event_streaming_bus.flows.marks import Note, WindowMark
 from event_streaming_bus.flows.snapshots import opened, sealed
 from event_streaming_bus.flows.states import KeyedState
 
-SNAPSHOT_FORMAT: Final = 2
-"""Changes with what snapshots hold, so that an old one is never misread."""
+SNAPSHOT_FORMAT: Final = 3
+"""Changes with what snapshots hold, so that none is ever misread."""
+
+_READABLE: Final = (2, SNAPSHOT_FORMAT)
 
 # A snapshot is taken every second or so, and a run resumes from the last one that is complete. Notes are kept for much longer.
 _NOTES_KEPT_S: Final = 120.0
@@ -246,7 +248,7 @@ def _or_before_all(horizon_ms: int | None) -> int:
 def _opened(snapshot: bytes) -> tuple[Any, Any, int | None, int, int]:
     """What a snapshot holds. Raises ``UnsupportedFormatError`` for one of another version, whose state cannot be read."""
     saved = opened(snapshot)
-    if saved[0] != SNAPSHOT_FORMAT:
+    if saved[0] not in _READABLE:
         raise UnsupportedFormatError(
             "The flow's state was written by another version of the bus and cannot be read by this one; esb run --from-start "
             "begins the flow anew, and writes all of its output again."

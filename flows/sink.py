@@ -9,7 +9,7 @@ from bytewax.outputs import DynamicSink, StatelessSinkPartition
 
 from event_streaming_bus.errors import BusError
 from event_streaming_bus.fault_points import fault_point
-from event_streaming_bus.flows.items import Outputs, SinkItem
+from event_streaming_bus.flows.items import Outputs, SinkItem, ToSink
 from event_streaming_bus.flows.source_groups import SourceGroups
 from event_streaming_bus.store.history_records import HistoryRecord, Published, Run, to_event
 from event_streaming_bus.store.log.base import Append, AppendResult, Mark
@@ -25,7 +25,7 @@ def failure() -> BusError | None:
     return _failures[0] if _failures else None
 
 
-class LogSink(DynamicSink[SinkItem]):
+class LogSink(DynamicSink[ToSink]):
     """Writes to the log of ``storage``, for the tenant."""
 
     def __init__(self, storage: Storage, tenant_id: str) -> None:
@@ -36,7 +36,7 @@ class LogSink(DynamicSink[SinkItem]):
         return LogSinkPartition(self._storage, self._tenant_id)
 
 
-class LogSinkPartition(StatelessSinkPartition[SinkItem]):
+class LogSinkPartition(StatelessSinkPartition[ToSink]):
     """One worker's part of the sink. All items at hand are written in one transaction, or in several that have at most about
     ``MAX_EVENTS`` events each; they are on disk when that returns.
 
@@ -48,10 +48,11 @@ class LogSinkPartition(StatelessSinkPartition[SinkItem]):
         self._tenant_id = tenant_id
         self._groups = SourceGroups(storage.log)
 
-    def write_batch(self, items: list[SinkItem]) -> None:
+    def write_batch(self, items: list[ToSink]) -> None:
         part: list[SinkItem] = []
         size = 0
-        for item in items:
+        for each in items:
+            item = each if isinstance(each, SinkItem) else each()
             count = sum(map(len, item.events.values()))
             if part and size + count > MAX_EVENTS:
                 self._write(part)

@@ -5,9 +5,13 @@ from itertools import chain, repeat
 from operator import attrgetter, itemgetter
 from typing import Any, Final, overload
 
+import msgspec
+
 from event_streaming_bus.models import Event
 
 _FIELDS: Final = Event.__struct_fields__
+_MANY: Final = 64
+"""From so many events on, putting them in columns costs less than looking at them again for each field."""
 
 
 class Same:
@@ -73,6 +77,26 @@ class EventColumns(Sequence[Event]):
         """The events at ``indexes``."""
         found = {name: v if isinstance(v, Same) else picked(v, indexes) for name, v in self._columns.items()}
         return EventColumns(found, len(indexes))
+
+
+def in_columns(events: Sequence[Event]) -> Sequence[Event]:
+    """The events in columns, for who looks at them field by field; few of them as they are."""
+    if len(events) < _MANY or isinstance(events, EventColumns):
+        return events
+    columns: dict[str, Sequence[Any] | Same] = {}
+    for name, values in zip(_FIELDS, zip(*map(msgspec.structs.astuple, events), strict=True), strict=True):
+        columns[name] = Same(values[0]) if _are_the_same(name, values) else values
+    made = EventColumns(columns, len(events))
+    made._events = list(events)
+    return made
+
+
+def _are_the_same(name: str, values: Sequence[Any]) -> bool:
+    first = values[0]
+    if values.count(first) != len(values):
+        return False
+    # Within metadata ``1``, ``1.0`` and ``True`` are equal, but not the same.
+    return name != "metadata" or first is None or all(value is first for value in values)
 
 
 def picked(values: Sequence[Any], indexes: Sequence[int]) -> Sequence[Any]:

@@ -24,7 +24,7 @@ from event_streaming_bus.models import (
     StreamInfo,
 )
 from event_streaming_bus.store.log.base import Append, AppendResult, Condition, Journal, Mark, Schedule
-from event_streaming_bus.store.log.event_columns import column_of, different, joined, selected
+from event_streaming_bus.store.log.event_columns import column_of, different, in_columns, joined, selected
 from event_streaming_bus.store.log.record_batch import (
     MAX_BATCH_EVENTS,
     MAX_BATCH_PAYLOAD_BYTES,
@@ -52,7 +52,7 @@ class StreamPlace(msgspec.Struct, frozen=True):
 
 
 class Request:
-    """One call of ``append``, on its way into a transaction."""
+    """One call of ``append``, on its way into a transaction. What can be done before one begins is done here, by the caller."""
 
     __slots__ = ("appends", "condition", "future", "journal", "marks", "places", "weight")
 
@@ -64,7 +64,7 @@ class Request:
         journal: Journal | None,
         condition: Condition[sqlite3.Connection] | None,
     ) -> None:
-        self.appends = appends
+        self.appends = [msgspec.structs.replace(each, events=in_columns(each.events)) for each in appends]
         self.places = places
         self.marks = marks
         self.journal = journal

@@ -2,7 +2,8 @@
 
 It measures beside baselines and peers, each run in a process of its own and in turns with the others, and writes ``REPORT.md``,
 ``report.json`` and charts into bench-report/. Quick is for a look and takes less than three minutes on a quiet machine of two
-cores; ``--full`` takes hours. A run whose answer is wrong is left out, and a line says so.
+cores; ``--full`` takes hours, the largest size last. A run whose answer is wrong is left out, and a line says so. Stopped by
+Ctrl-C or SIGTERM, it reports what it has.
 
     python tests/benchmarks/report.py --docs     rewrites the figures of docs/performance.md and its charts from report.json;
                                                  measures nothing
@@ -70,11 +71,15 @@ def measure(plan: Plan, word: str, told: Callable[[str], None]) -> dict[str, Any
     about, started_s = machine(), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="esb-report-") as folder:
         session = _Session(plan, Path(folder), word, told)
-        session.find_peers()
-        session.make_inputs()
-        session.run_subjects()
-        session.run_kafka()
-        session.run_laws()
+        try:
+            session.find_peers()
+            session.run_subjects(plan.log_events[0])
+            session.run_kafka()
+            session.run_laws()
+            for events in plan.log_events[1:]:
+                session.run_subjects(events)
+        except (KeyboardInterrupt, SystemExit):
+            session.left_out.append("all that would have followed: the measuring was stopped")
         figures = session.figures()
         targets = session.judge(figures)
     return {
@@ -119,9 +124,11 @@ class _Session:
             named |= more
         self._subjects = [subject for subject in every if subject.name in named]
 
-    def make_inputs(self) -> None:
+    def _make_inputs(self, chosen: list[Subject]) -> None:
         """The events of each size that is needed."""
-        for events in sorted({subject.events for subject in self._subjects if subject.needs_input}):
+        for events in sorted({subject.events for subject in chosen if subject.needs_input}):
+            if self._input(events).exists():
+                continue
             self._told(f"making {events:,} events")
             options = [] if events == self._plan.memory_events else ["no-memory"]
             lines_of_child(["inputs.py", str(self._input(events)), str(events), *options], self._plan.timeout_s * 4)
@@ -129,11 +136,15 @@ class _Session:
     def _input(self, events: int) -> Path:
         return self._folder / str(events)
 
-    def run_subjects(self) -> None:
-        """Round by round all subjects, so that a busy moment hits all of them. One that fails is not run again."""
+    def run_subjects(self, log_events: int) -> None:
+        """Round by round all subjects that read so many events from a log, and with the first of these sizes all that read none,
+        so that a busy moment hits all of them. One that fails is not run again."""
+        sizes = self._plan.log_events
+        chosen = [s for s in self._subjects if s.events == log_events or (log_events == sizes[0] and s.events not in sizes)]
+        self._make_inputs(chosen)
         failed: set[str] = set()
-        for number in range(max((subject.rounds for subject in self._subjects), default=0)):
-            for subject in self._subjects:
+        for number in range(max((subject.rounds for subject in chosen), default=0)):
+            for subject in chosen:
                 if number < subject.rounds and subject.name not in failed:
                     self._told(f"round {number + 1} of {subject.rounds}: {subject.name}")
                     outcome = self._try(subject.name, ["jobs.py", *self._arguments(subject.command, subject.events)])

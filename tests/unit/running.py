@@ -58,4 +58,4 @@ def served(folder: Path, *options: str, may_tell: Sequence[str] = ()) -> Iterato
     server.terminate()
     done = server.wait(60)
     complaints = [line for line in done.stderr.splitlines() if not any(part in line for part in may_tell)]
-    assert (done.returncode, complaints) == (0, [])
+    assert (done.returncode, complaints) == (0, []), (done.returncode, complaints)

@@ -1,5 +1,6 @@
 """The key group and its clock: when results come out, what is late, and what a restarted key group gives out again."""
 
+import base64
 import pickle
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -10,7 +11,7 @@ import pytest
 from event_streaming_bus.errors import UnsupportedFormatError
 from event_streaming_bus.flows.aggregations import FieldPlan
 from event_streaming_bus.flows.clock import Clock
-from event_streaming_bus.flows.folds.base import FOREVER, Entry
+from event_streaming_bus.flows.folds.base import FOREVER, Entry, Tally
 from event_streaming_bus.flows.folds.count import CountFold
 from event_streaming_bus.flows.folds.session import SessionFold
 from event_streaming_bus.flows.items import Closed, KeyGroupMessage, LatePartial, Partial, Progress
@@ -554,3 +555,33 @@ def test_a_snapshot_of_another_version_is_told() -> None:
     snapshot = pickle.dumps((1, (), (), None, 0))
     with pytest.raises(UnsupportedFormatError, match="another version of the bus"):
         Group(resume=snapshot)
+
+
+OLD_SNAPSHOT = (
+    "MN>jC!Q;$iZF2>HfCZIO0RR910000eO9Ci;l#BskluJo-eUxYcOAd2O4oeh<luHhMlysDRlqgF8iU<Gz000000KkTneUvCe1zRF(B3+b>AZ2!C"
+    "ZggLBbaG{3ZE0?2Ut)E0E@o_RcXKXtbYXO5bCiq)UsG&vbd-~nDS?zr0bP_`luHL;VNQpXVnYR6B5WdElxPeofs{)|DP5F|E@gIQZggLBbaG{3"
+    "ZE0?2Ut)E0E@o_RcXKXbXJ>L{XJK?{Z*FrgaA9(EX<=-Xj0{F;Wo%?nVRCe7VQiF>lqgF^O8{MzM?j+9000000AYwn0000000000M?g_P00000"
+    "08UO$bd*w*VTY7rbxR702mk;800000z=o84lxPWP3@L$>O9EY#U6d$G0Y^Xt00000003oSPKT6Yb9G&mC`$@U0EU!H6iW(*lx2pLO9_ey00000"
+    "0002MO8|6~E&"
+)
+"""What a key group with windows of 10 ms kept in format 2, with slots as objects: of ``k`` the value 7 in the first window, 1 and
+2.5 in the second; of ``l`` those from 0.0 to 69.0, summed up, in the first."""
+
+
+def test_a_snapshot_with_slots_as_objects_is_read_and_written_anew_in_columns() -> None:
+    plans = (FieldPlan(("x",), summed=True, extremes=True),)
+
+    def state() -> KeyedState:
+        return SlicedState(HoppingSlices(SIZE_MS, SIZE_MS, 0), plans)
+
+    group = Group(resume=base64.b85decode(OLD_SNAPSHOT), state=state)
+    for _ in range(2):
+        group = Group(resume=group.logic.snapshot(), state=state)
+    results = group.logic._state.advance(FOREVER, Tally())
+    found = [(each.timestamp_ms, each.key, each.value.count, each.value.partials[0]) for each in results]
+    sums = [(at_ms, key, count, one.integers, one.floats, one.low_number, one.high_number) for at_ms, key, count, one in found]
+    assert sums == [
+        (10, KEY, 1, 7, [], 7, 7),
+        (10, b'["l"]', 70, 0, [2415.0], 0.0, 69.0),
+        (20, KEY, 2, 1, [2.5], 1, 2.5),
+    ]
