@@ -92,17 +92,20 @@ class SubjectKeys:
 
     def subject_hash(self, tenant_id: str, subject: str) -> str:
         """What stands for the subject in this folder, here and in certificates."""
-        with self._lock:
-            self._open()
-            assert self._master is not None  # noqa: S101 - it comes with the database
-            return self._master.name_hash(tenant_id, subject)
+        return self._master_key().name_hash(tenant_id, subject)
 
     def signature(self, data: bytes) -> str:
         """Proof that whoever wrote ``data`` had the folder's master key."""
-        with self._lock:
-            self._open()
-            assert self._master is not None  # noqa: S101 - as above
-            return self._master.signature(data)
+        return self._master_key().signature(data)
+
+    def _master_key(self) -> MasterKey:
+        """The master key. Once the database is open this waits for nobody: who destroys a key needs it within a transaction,
+        which somebody with the lock may be waiting for."""
+        if self._tables is None or self._master is None:
+            with self._lock:
+                self._open()
+        assert self._master is not None  # noqa: S101 - it comes with the database
+        return self._master
 
     # --- finding and making -------------------------------------------------------------------------------------------
 

@@ -101,8 +101,11 @@ class Plan(NamedTuple):
 
 
 def subjects(plan: Plan, installed: Iterable[str]) -> list[Subject]:
-    """All figures of a plan, a baseline in front of what is told as a ratio to it."""
-    return [*_memory(plan), *_log(plan), *_beside(plan, installed), *_sales(plan), *_parts(plan)]
+    """All figures of a plan: a baseline in front of what is told as a ratio to it, peers right behind what they are beside."""
+    log, beside = _log(plan), _beside(plan, installed)
+    compared = {subject.baseline for subject in beside}
+    ours, others = ([each for each in log if (each.name in compared) is so] for so in (True, False))
+    return [*_memory(plan), *ours, *beside, *others, *_sales(plan), *_parts(plan)]
 
 
 def _memory(plan: Plan) -> list[Subject]:

@@ -78,7 +78,7 @@ def test_who_is_refused_meanwhile_is_asked_again(watched: Watched, closed: Serve
     assert closed.http.delete(f"/api/v1/tokens/{token_id}").is_success
     go(page, "streams")
     page.get_by_role("alert").get_by_text("The token was revoked").wait_for()
-    assert page.locator("h1").inner_text() == "Sign in"
+    page.locator("h1", has_text="Sign in").wait_for()
     refused(watched)
 
 

@@ -177,6 +177,15 @@ def test_erasures_at_once_make_one_chain_and_do_not_wait_for_each_other_for_ever
     assert erasure.verify().is_intact
 
 
+def test_a_certificate_is_signed_while_somebody_looks_for_a_key(bus: Bus, erasure: ErasureService) -> None:
+    """On PostgreSQL who looks may wait for the table to be written anew, and that for the transaction which signs."""
+    write(bus, "anna")
+    keys = bus.storage.subject_keys
+    keys.subject_hash("default", "anna")
+    with ThreadPoolExecutor(1) as pool, keys._lock:
+        assert pool.submit(keys.signature, b"certificate").result(timeout=20) == keys.signature(b"certificate")
+
+
 async def test_keys_that_a_backup_brings_back_are_found_and_destroyed_again(bus: Bus, erasure: ErasureService) -> None:
     write(bus, "anna", "bob")
     keys = bus.storage.subject_keys
