@@ -128,10 +128,11 @@ class LogChecker(Checker):
             kept = self._kept.get(self._at[split][offset])
             if kept is None:
                 continue
-            if kept.version <= reached.get(kept.key, 0):
-                told = f"version {kept.version} of {kept.key} is at {split}:{offset}, behind version {reached[kept.key]}"
+            newest = reached.get(kept.key, 0)
+            if kept.version <= newest:
+                told = f"version {kept.version} of {kept.key} is at {split}:{offset}, behind version {newest}"
                 self._add("reordered", told, self._writers[kept.element])
-            reached[kept.key] = max(kept.version, reached.get(kept.key, 0))
+            reached[kept.key] = max(kept.version, newest)
 
     # --- what scans show ----------------------------------------------------------------------------------------------
 
