@@ -146,7 +146,9 @@ class _Pool:
         self.path = path
         self._synchronous = synchronous
         self._users = 1
-        self._local = threading.local()
+        # By the number of its thread, not in a threading.local: in a thread that is not Python's own, such as those that several
+        # workers of Bytewax run in, that lasts for one call into Python only, and each would open a connection.
+        self._of_thread: dict[int, tuple[threading.Thread, sqlite3.Connection]] = {}
         self._lock = threading.Lock()
         self._writing = threading.Lock()  # flock is per open file: the threads of this process need a lock of their own
         self._connections: list[tuple[threading.Thread | None, sqlite3.Connection]] = []
@@ -241,6 +243,9 @@ class _Pool:
                 self._connections.remove(entry)
                 entry[1].close()
             self._connections.append((owner, connection))
+            self._of_thread = {number: own for number, own in self._of_thread.items() if own[0].is_alive()}
+            if owner is not None:
+                self._of_thread[threading.get_ident()] = owner, connection
         connection.execute(f"PRAGMA synchronous={self._synchronous}")
         connection.execute("PRAGMA wal_autocheckpoint=4000")
         connection.execute("PRAGMA cache_size=-16384")
@@ -248,10 +253,10 @@ class _Pool:
 
     def connection(self) -> sqlite3.Connection:
         """This thread's connection."""
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = self.connect(threading.current_thread())
-        return connection
+        own = self._of_thread.get(threading.get_ident())
+        if own is None or not own[0].is_alive():  # one that has ended may have had the same number
+            return self.connect(threading.current_thread())
+        return own[1]
 
     @contextmanager
     def write_lock(self) -> Iterator[None]:
