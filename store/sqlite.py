@@ -76,7 +76,7 @@ class SqliteDatabase:
         """A new connection in autocommit mode, of this object alone; ``close`` closes it."""
         if self._closed:
             raise ClosedError
-        connection = self._pool.connect(None)
+        connection = self._pool.connect()
         self._own.append(connection)
         return connection
 
@@ -146,12 +146,12 @@ class _Pool:
         self.path = path
         self._synchronous = synchronous
         self._users = 1
+        self._lock = threading.Lock()
+        self._writing = threading.Lock()  # flock is per open file: the threads of this process need a lock of their own
+        self._apart: list[sqlite3.Connection] = []  # those of no thread
         # By the number of its thread, not in a threading.local: in a thread that is not Python's own, such as those that several
         # workers of Bytewax run in, that lasts for one call into Python only, and each would open a connection.
         self._of_thread: dict[int, tuple[threading.Thread, sqlite3.Connection]] = {}
-        self._lock = threading.Lock()
-        self._writing = threading.Lock()  # flock is per open file: the threads of this process need a lock of their own
-        self._connections: list[tuple[threading.Thread | None, sqlite3.Connection]] = []
         try:
             # What is in the folder is for whoever runs the bus; those who want to share it change its mode.
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -187,13 +187,13 @@ class _Pool:
             if is_over and self._open.get(key := (self.path.absolute(), self._synchronous)) is self:
                 del self._open[key]
         with self._lock:
-            kept = []
-            for entry in self._connections:
-                if is_over or any(entry[1] is connection for connection in own):
-                    entry[1].close()
-                else:
-                    kept.append(entry)
-            self._connections = kept
+            for connection in own:
+                connection.close()
+            self._apart = [each for each in self._apart if each not in own]
+            if is_over:
+                for connection in (*self._apart, *(each for _, each in self._of_thread.values())):
+                    connection.close()
+                self._apart, self._of_thread = [], {}
         if is_over:
             os.close(self._lock_fd)
 
@@ -232,31 +232,39 @@ class _Pool:
                 path=str(self.path),
             )
 
-    def connect(self, owner: threading.Thread | None) -> sqlite3.Connection:
-        """A new connection in autocommit mode, closed at the end, or sooner if its owner has ended."""
-        connection = sqlite3.connect(
-            self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=512
-        )
+    def connect(self) -> sqlite3.Connection:
+        """A new connection in autocommit mode, closed at the end."""
+        connection = self._opened()
         with self._lock:
-            ended = [entry for entry in self._connections if entry[0] is not None and not entry[0].is_alive()]
-            for entry in ended:  # threads come and go; their connections must not pile up
-                self._connections.remove(entry)
-                entry[1].close()
-            self._connections.append((owner, connection))
-            self._of_thread = {number: own for number, own in self._of_thread.items() if own[0].is_alive()}
-            if owner is not None:
-                self._of_thread[threading.get_ident()] = owner, connection
-        connection.execute(f"PRAGMA synchronous={self._synchronous}")
-        connection.execute("PRAGMA wal_autocheckpoint=4000")
-        connection.execute("PRAGMA cache_size=-16384")
+            self._apart.append(connection)
         return connection
 
     def connection(self) -> sqlite3.Connection:
         """This thread's connection."""
         own = self._of_thread.get(threading.get_ident())
-        if own is None or not own[0].is_alive():  # one that has ended may have had the same number
-            return self.connect(threading.current_thread())
-        return own[1]
+        if own is not None and own[0].is_alive():  # one that has ended may have had the same number
+            return own[1]
+        connection = self._opened()
+        with self._lock:
+            for number, (thread, each) in list(self._of_thread.items()):
+                if not thread.is_alive():  # threads come and go; their connections must not pile up
+                    del self._of_thread[number]
+                    each.close()
+            self._of_thread[threading.get_ident()] = threading.current_thread(), connection
+        return connection
+
+    def _opened(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=512
+        )
+        try:
+            connection.execute(f"PRAGMA synchronous={self._synchronous}")
+            connection.execute("PRAGMA wal_autocheckpoint=4000")
+            connection.execute("PRAGMA cache_size=-16384")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     @contextmanager
     def write_lock(self) -> Iterator[None]:

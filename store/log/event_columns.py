@@ -85,18 +85,12 @@ def in_columns(events: Sequence[Event]) -> Sequence[Event]:
         return events
     columns: dict[str, Sequence[Any] | Same] = {}
     for name, values in zip(_FIELDS, zip(*map(msgspec.structs.astuple, events), strict=True), strict=True):
-        columns[name] = Same(values[0]) if _are_the_same(name, values) else values
+        # Metadata may be equal and not the same, as ``1`` and ``True`` within it are; who writes it looks closer.
+        is_same = values.count(values[0]) == len(values) and (name != "metadata" or values[0] is None)
+        columns[name] = Same(values[0]) if is_same else values
     made = EventColumns(columns, len(events))
     made._events = list(events)
     return made
-
-
-def _are_the_same(name: str, values: Sequence[Any]) -> bool:
-    first = values[0]
-    if values.count(first) != len(values):
-        return False
-    # Within metadata ``1``, ``1.0`` and ``True`` are equal, but not the same.
-    return name != "metadata" or first is None or all(value is first for value in values)
 
 
 def picked(values: Sequence[Any], indexes: Sequence[int]) -> Sequence[Any]:

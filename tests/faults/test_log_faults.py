@@ -249,7 +249,8 @@ def fill(log: EmbeddedLog, info: StreamInfo) -> list[str]:
 def test_a_database_that_may_not_grow_is_a_full_disk_until_it_may(tmp_path: Path, info: StreamInfo) -> None:
     log = EmbeddedLog(tmp_path)
     log.append([Append(info.stream_id, [])])  # the thread that writes has its connection now
-    connections = [connection for _, connection in log._db._pool._connections]
+    pool = log._db._pool
+    connections = [*pool._apart, *(connection for _, connection in pool._of_thread.values())]
     for connection in connections:
         connection.execute("PRAGMA max_page_count=200")
     kept = fill(log, info)
