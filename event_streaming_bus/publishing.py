@@ -8,11 +8,11 @@ from typing import Any, Final
 
 import msgspec
 
-from event_streaming_bus import ids, release_notes
+from event_streaming_bus import release_notes
 from event_streaming_bus.awaiting import result_of
+from event_streaming_bus.envelopes import Sender, envelop
 from event_streaming_bus.errors import (
     BusError,
-    InvalidInputError,
     PayloadTooLargeError,
     StreamNotFoundError,
 )
@@ -24,16 +24,13 @@ from event_streaming_bus.models import (
     InvalidEventPolicy,
     JsonValue,
     Receipt,
-    SerializationFormat,
     StreamConfig,
     StreamInfo,
     check_not_internal,
-    rfc3339,
-    time_ms,
 )
 from event_streaming_bus.publication import Publication, Publications, made_of
 from event_streaming_bus.refused_payloads import divert, refusal
-from event_streaming_bus.registry.encoding import Encoded, at, encode
+from event_streaming_bus.registry.encoding import at, encode
 from event_streaming_bus.registry.protection import protect_published
 from event_streaming_bus.registry.service import SchemaRegistryService
 from event_streaming_bus.routing.cache import cache_of
@@ -42,6 +39,7 @@ from event_streaming_bus.store.history_records import Published
 from event_streaming_bus.store.log.base import Append, AppendResult
 from event_streaming_bus.store.log.capabilities import capabilities_of
 from event_streaming_bus.store.log.embedded import EmbeddedLog
+from event_streaming_bus.store.log.event_columns import column_of
 from event_streaming_bus.store.published_once import Once, Receipts
 from event_streaming_bus.store.storage import Storage, open_storage
 from event_streaming_bus.tracing.sending import sending
@@ -49,8 +47,6 @@ from event_streaming_bus.tracing.sending import sending
 DEFAULT_STREAM: Final = "events"
 """Where an event goes that names no stream; made when it is first needed."""
 
-MAX_DELAY_MS: Final = 10 * 366 * 86_400_000
-"""How far ahead an event may be delivered: 10 years."""
 _MAX_STREAMS: Final = 1_000
 _TRIES: Final = 5
 
@@ -227,9 +223,8 @@ class EventPublishingService:
             guard.check_producer(accepted_us // 1000)
         encoded = encode(self._schemas, guard, payloads)
         validated_us = time.time_ns() // 1000
-        events, own_ids, is_delayed = _build_events(
-            event_config, encoded, tenant_id, user_id, keys, timestamps_ms, stream, accepted_us // 1000
-        )
+        sender = Sender(tenant_id, user_id, accepted_us // 1000)
+        events, own_ids, is_delayed = envelop(event_config, encoded, stream, sender, keys, timestamps_ms)
         self._check_sizes(events)
         published = Published(tenant_id=tenant_id, runs=[], accepted_us=accepted_us, appended_us=0)
         kept = events
@@ -273,7 +268,7 @@ class EventPublishingService:
         return Publication(stream=stream, events=events, appends=appends, published=published, refused=refused, routed=routed)
 
     def _check_sizes(self, events: Sequence[Event]) -> None:
-        if max([len(event.data) for event in events], default=0) <= self._max_payload_bytes:
+        if max(map(len, column_of(events, "data")), default=0) <= self._max_payload_bytes:
             return
         for i, event in enumerate(events):
             if len(event.data) > self._max_payload_bytes:
@@ -292,96 +287,3 @@ class EventPublishingService:
             return self._storage.log.create_stream(StreamConfig(name=DEFAULT_STREAM, tenant_id=tenant_id))
         check_not_internal(stream.name)
         return stream
-
-
-def _build_events(
-    event_config: EventConfig | Sequence[EventConfig],
-    encoded: Encoded,
-    tenant_id: str,
-    user_id: str | None,
-    keys: Sequence[str | None] | None,
-    timestamps_ms: Sequence[int] | None,
-    stream: StreamInfo,
-    now_ms: int,
-) -> tuple[list[Event], bool, bool]:
-    """``(events, whether every id was made here, whether one of them is to be delivered later)``."""
-    payloads = encoded.data
-    count = len(payloads)
-    schema_id = stream.config.schema_id
-    formats = [encoded.format] * count
-    for i in encoded.invalid:
-        formats[i] = SerializationFormat.JSON
-    for name, values in (("event_config", event_config), ("keys", keys), ("timestamps_ms", timestamps_ms)):
-        if values is not None and not isinstance(values, EventConfig) and len(values) != count:
-            raise InvalidInputError(f"{name}: expected one for each of the {count} payloads, got {len(values)}")
-    runs: Sequence[tuple[EventConfig, range]]
-    if one_for_all := isinstance(event_config, EventConfig):
-        runs = [(event_config, range(count))] if count else []
-    else:
-        runs = [(config, range(i, i + 1)) for i, config in enumerate(event_config)]
-    own_ids = ids.new_ids(ids.EVENT, count)
-    events: list[Event] = []
-    is_delayed, own = False, True
-    for config, indexes in runs:
-        first = indexes.start
-        if config.serialization_format is SerializationFormat.AVRO and encoded.format is SerializationFormat.JSON:
-            raise InvalidInputError(
-                f"serialization_format{at(first, payloads)}: the stream {stream.name} has no Avro schema, so its events are JSON"
-            )
-        deliver_at_ms, expires_at_ms = _delivery(config, None if one_for_all else first, now_ms)
-        is_delayed = is_delayed or (deliver_at_ms is not None and deliver_at_ms > now_ms)
-        own = own and not config.event_id
-        at_ms = now_ms if config.timestamp is None or timestamps_ms is not None else time_ms(config.timestamp)
-        event_id, event_type, default_key, source = config.event_id, config.event_type, config.key, config.source_capability
-        aggregate_id, aggregate_type, metadata = config.aggregate_id, config.aggregate_type, config.metadata
-        correlation_id, causation_id, traceparent = config.correlation_id, config.causation_id, config.traceparent
-        priority, compression_type, max_retries = config.priority, config.compression_type, config.max_retries
-        events += [
-            Event(
-                event_id or own_ids[i],
-                event_type,
-                at_ms if timestamps_ms is None else timestamps_ms[i],
-                payloads[i],
-                aggregate_id if (key := default_key if keys is None else keys[i]) is None else key,
-                source,
-                aggregate_id,
-                aggregate_type,
-                metadata,
-                correlation_id,
-                causation_id,
-                priority,
-                compression_type,
-                formats[i],
-                max_retries,
-                tenant_id,
-                user_id,
-                encoded.schema_ids.get(i, schema_id),
-                traceparent,
-                deliver_at_ms,
-                expires_at_ms,
-            )
-            for i in indexes
-        ]
-    return events, own, is_delayed
-
-
-def _delivery(config: EventConfig, index: int | None, now_ms: int) -> tuple[int | None, int | None]:
-    """``(deliver_at_ms, expires_at_ms)``. ``index`` is named by the error, if the configuration is not one for all events."""
-    if config.deliver_at is None and config.expires_at is None:
-        return None, None
-    where = "" if index is None else f"[{index}]"
-    try:
-        deliver_at_ms = None if config.deliver_at is None else time_ms(config.deliver_at, f"deliver_at{where}")
-        expires_at_ms = None if config.expires_at is None else time_ms(config.expires_at, f"expires_at{where}")
-        if deliver_at_ms is not None and deliver_at_ms > now_ms + MAX_DELAY_MS:
-            raise InvalidInputError(
-                f"deliver_at{where}: {rfc3339(deliver_at_ms)} is too far ahead; expected a time within 10 years"
-            )
-        if expires_at_ms is not None and expires_at_ms <= max(now_ms, deliver_at_ms or now_ms):
-            than = "deliver_at" if deliver_at_ms is not None and deliver_at_ms >= expires_at_ms else "now"
-            raise InvalidInputError(
-                f"expires_at{where}: {rfc3339(expires_at_ms)} is not later than {than}; nobody would get the event"
-            )
-    except InvalidInputError as error:
-        raise InvalidInputError(error.message, **({} if index is None else {"index": index})) from None
-    return deliver_at_ms, expires_at_ms

@@ -25,7 +25,7 @@ from event_streaming_bus.registry.guards import SchemaGuard
 from event_streaming_bus.registry.upcasting import Upcaster
 from event_streaming_bus.store.dead_letters import dead_letter
 from event_streaming_bus.store.history_records import ACCEPTED, DEAD, FILTERED, PASSED, SKIPPED, EventError
-from event_streaming_bus.store.log.event_columns import EventColumns, Same, different, picked
+from event_streaming_bus.store.log.event_columns import Column, EventColumns, Same, different, picked
 
 _encode: Final = msgspec.json.Encoder().encode
 _JSON: Final = SerializationFormat.JSON
@@ -155,7 +155,7 @@ def _make(node: Node, rows: Rows, collected: Any, mapped: Mapped | None, surroun
     logic = node.spec.processing_logic
     assert isinstance(logic, MapLogic)  # noqa: S101 - only MAPs flatten
     origins = [index for index, _, _ in collected]
-    replaced: dict[str, Sequence[Any] | Same] = {
+    replaced: dict[str, Column] = {
         "data": [msgspec.json.encode(payload) for _, payload, _ in collected],
         "serialization_format": Same(_JSON),
     }
@@ -270,7 +270,7 @@ def refusal(guard: SchemaGuard | None, event: Event, target: StreamInfo) -> Exce
 
 def _copies(node: Node, rows: Rows, mapped: Mapped | None, passed: Sequence[int], schema_id: str | None) -> Sequence[Event]:
     """The events at ``passed`` as outputs of the node, with what MAPs changed."""
-    replaced: dict[str, Sequence[Any] | Same] = {
+    replaced: dict[str, Column] = {
         "event_id": rows.output_ids(node.origin, passed),
         "causation_id": picked(rows.column("event_id"), passed),
         "compression_type": Same(None),

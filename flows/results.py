@@ -20,7 +20,7 @@ from event_streaming_bus.flows.processors.output_names import WINDOW_END, WINDOW
 from event_streaming_bus.flows.processors.window import WindowLogic, WindowOutput
 from event_streaming_bus.models import Event, StreamInfo, rfc3339
 from event_streaming_bus.registry.deliveries import for_schema
-from event_streaming_bus.store.log.event_columns import EventColumns, Same
+from event_streaming_bus.store.log.event_columns import Column, EventColumns, Same
 
 _DEFAULTS: Final = {
     name: Same(default)
@@ -118,7 +118,7 @@ class ResultMaker:
         told: Mapping[str, Sequence[Any]] = _NOTHING,
     ) -> EventColumns:
         """The events of results with these payloads, and what is ``told`` of each."""
-        columns: dict[str, Sequence[Any] | Same] = {
+        columns: dict[str, Column] = {
             **_DEFAULTS,
             "event_id": self._ids(results, more),
             "event_type": Same(self._node.name),

@@ -10,7 +10,7 @@ from event_streaming_bus import ids, payloads
 from event_streaming_bus.flows.items import Chunk
 from event_streaming_bus.models import Event, SerializationFormat, Split, payloads_as_json
 from event_streaming_bus.registry.upcasting import Upcaster
-from event_streaming_bus.store.log.event_columns import EventColumns, Same, picked
+from event_streaming_bus.store.log.event_columns import Column, EventColumns, Same, picked
 
 _FIELDS: Final = Event.__struct_fields__
 _JSON: Final = SerializationFormat.JSON
@@ -223,16 +223,16 @@ def decode_one_by_one(
     return items, failures
 
 
-def select_events(rows: Rows, indexes: Sequence[int], replaced: Mapping[str, Sequence[Any] | Same]) -> list[Event]:
+def select_events(rows: Rows, indexes: Sequence[int], replaced: Mapping[str, Column]) -> list[Event]:
     """The events at ``indexes`` (in any order, and repeated if need be), with some fields ``replaced`` by as many other
     values."""
     return select_columns(rows, indexes, replaced).events() if indexes else []
 
 
-def select_columns(rows: Rows, indexes: Sequence[int], replaced: Mapping[str, Sequence[Any] | Same]) -> EventColumns:
+def select_columns(rows: Rows, indexes: Sequence[int], replaced: Mapping[str, Column]) -> EventColumns:
     """As ``select_events``, in columns."""
     everything = _is_everything(rows, indexes)
-    columns: dict[str, Sequence[Any] | Same] = {}
+    columns: dict[str, Column] = {}
     for name in _FIELDS:
         if name in replaced:
             columns[name] = replaced[name]

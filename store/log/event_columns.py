@@ -23,6 +23,10 @@ class Same:
         self.value = value
 
 
+Column = Sequence[Any] | Same
+"""The values of a field, in order."""
+
+
 class EventColumns(Sequence[Event]):
     """So many events as one column for each field of the envelope: its values in order, or ``Same``. It is not to be changed.
 
@@ -31,7 +35,7 @@ class EventColumns(Sequence[Event]):
 
     __slots__ = ("_columns", "_count", "_events")
 
-    def __init__(self, columns: Mapping[str, "Sequence[Any] | Same"], count: int) -> None:
+    def __init__(self, columns: Mapping[str, Column], count: int) -> None:
         self._columns = columns
         self._count = count
         self._events: list[Event] | None = None
@@ -69,7 +73,7 @@ class EventColumns(Sequence[Event]):
         values = self._columns[name]
         return repeat(values.value, self._count) if isinstance(values, Same) else values
 
-    def column(self, name: str) -> "Sequence[Any] | Same":
+    def column(self, name: str) -> Column:
         """The values of a field."""
         return self._columns[name]
 
@@ -79,11 +83,17 @@ class EventColumns(Sequence[Event]):
         return EventColumns(found, len(indexes))
 
 
+def events_of(columns: Mapping[str, Column], count: int) -> Sequence[Event]:
+    """So many events, of one column for each field: in columns, few of them one by one."""
+    made = EventColumns(columns, count)
+    return made if count >= _MANY else made.events()
+
+
 def in_columns(events: Sequence[Event]) -> Sequence[Event]:
     """The events in columns, for who looks at them field by field; few of them as they are."""
     if len(events) < _MANY or isinstance(events, EventColumns):
         return events
-    columns: dict[str, Sequence[Any] | Same] = {}
+    columns: dict[str, Column] = {}
     for name, values in zip(_FIELDS, zip(*map(msgspec.structs.astuple, events), strict=True), strict=True):
         # Metadata may be equal and not the same, as ``1`` and ``True`` within it are; who writes it looks closer.
         is_same = values.count(values[0]) == len(values) and (name != "metadata" or values[0] is None)
@@ -133,7 +143,7 @@ def joined(parts: Sequence[Sequence[Event]]) -> Sequence[Event]:
     return EventColumns({name: _joined(parts, name) for name in _FIELDS}, sum(map(len, parts)))
 
 
-def _joined(parts: Sequence[Sequence[Event]], name: str) -> "Sequence[Any] | Same":
+def _joined(parts: Sequence[Sequence[Event]], name: str) -> Column:
     columns = [part.column(name) for part in parts if isinstance(part, EventColumns)]
     first = columns[0] if columns else Same(None)
     if isinstance(first, Same) and all(isinstance(each, Same) and each.value is first.value for each in columns):
