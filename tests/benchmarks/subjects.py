@@ -233,6 +233,8 @@ _FULL_FIGURES: Final[dict[str, str | None]] = {
     "log: append with ids of the publisher": "log: append in batches of 1000",
     "log: append, codec NONE": _BARE,
     "log: single publishes, 32 publishers": None,
+    "log: append in batches of 1000 objects": "log: append in batches of 1000",
+    "publish: JSON without a schema": "log: append in batches of 1000",
     "publish: Avro": "publish: JSON with a schema",
     "consumer: polls of 500, each acknowledged": "consumer: polls of 500",
     "event sourcing: the package eventsourcing, 8 threads": None,

@@ -216,8 +216,8 @@ TARGETS: Final = [
         "events/s",
         _median("log: append in batches of 1000"),
         lambda figures: "150,000 events",
-        "An append encodes the envelopes (half of it), compresses them (a third) and waits for the disk, one batch after the "
-        "other: with a disk that takes 2 ms, 500,000 a second is the most. Eight under way at a time share these waits.",
+        "An append packs the columns of a batch, compresses them and waits for the disk, one batch after the other: with a disk "
+        "that takes 2 ms, 500,000 a second is the most.",
         ("figure", "log: append in batches of 1000"),
     ),
     Target(
@@ -236,7 +236,7 @@ TARGETS: Final = [
         "% of a core",
         _median("idle @ 10"),
         lambda figures: _woken(figures),
-        "Each processor is a worker process; one that rests wakes up some 15 times a second, to see whether it is to stop, "
+        "Each processor is a worker process; one that rests wakes up a few times a second, to see whether it is to stop, "
         "whether its parent is there, and whether its streams have more partitions.",
         is_most=True,
     ),

@@ -130,7 +130,7 @@ class ProjectionRunner:
         while not self._closing.is_set():
             try:
                 if not self._followers or not self._events.wait(DEFAULT_TENANT, seen, _WATCH_S):
-                    self._closing.wait(0 if self._followers else _WATCH_S)
+                    self._closing.wait(0 if self._followers else _LOOK_EVERY_S)
                     continue
                 seen = self._events.head(DEFAULT_TENANT)
                 for follower in list(self._followers.values()):
