@@ -101,7 +101,7 @@ class ChunkRows:
         items: list[Any] = []
         try:
             for batch in self._batches:
-                lines = batch.payload_lines()
+                lines = batch.payload_lines(counted=False)
                 decoded = decoder.decode_lines(lines) if lines is not None else list(map(decoder.decode, batch.payloads()))
                 if len(decoded) != batch.count:
                     return decode_one_by_one(self.column("data"), decoder)

@@ -30,8 +30,9 @@ from event_streaming_bus.store.log.scheduled import Alarm, cancel, drop_schedule
 from event_streaming_bus.store.log.split_reading import read_batches
 from event_streaming_bus.store.log.stored import SQL, find_ids
 from event_streaming_bus.store.log.streams import check_config, create_tables, info_of, make_stream, no_such_stream
+from event_streaming_bus.store.log.tail import StreamPlace
 from event_streaming_bus.store.log.waiting import WriteWatch
-from event_streaming_bus.store.log.writer import Request, StreamPlace, Transaction
+from event_streaming_bus.store.log.writer import Request, Transaction
 from event_streaming_bus.store.patient_clock import patient_ms
 from event_streaming_bus.store.sqlite import SqliteDatabase, storage_errors
 

@@ -7,7 +7,7 @@ from typing import Any, Final, overload
 
 import msgspec
 
-from event_streaming_bus.models import Event
+from event_streaming_bus.models import CompressionType, Event
 
 _FIELDS: Final = Event.__struct_fields__
 _MANY: Final = 64
@@ -30,15 +30,17 @@ Column = Sequence[Any] | Same
 class EventColumns(Sequence[Event]):
     """So many events as one column for each field of the envelope: its values in order, or ``Same``. It is not to be changed.
 
-    Whoever asks for an event has them all made, once.
+    Whoever asks for an event has them all made, once. ``packed`` is for who packs them: the codec, and what came of it.
     """
 
-    __slots__ = ("_columns", "_count", "_events")
+    __slots__ = ("_columns", "_count", "_events", "_pieces", "packed")
 
     def __init__(self, columns: Mapping[str, Column], count: int) -> None:
         self._columns = columns
         self._count = count
         self._events: list[Event] | None = None
+        self._pieces: tuple[int, list[EventColumns]] | None = None
+        self.packed: tuple[CompressionType, bytes] | None = None
 
     def __len__(self) -> int:
         return self._count
@@ -76,6 +78,14 @@ class EventColumns(Sequence[Event]):
     def column(self, name: str) -> Column:
         """The values of a field."""
         return self._columns[name]
+
+    def pieces(self, size: int) -> "list[EventColumns]":
+        """Cut into pieces of ``size`` events, the last one of fewer: the very same ones each time."""
+        if self._count <= size:
+            return [self]
+        if self._pieces is None or self._pieces[0] != size:
+            self._pieces = size, [self[i : i + size] for i in range(0, self._count, size)]
+        return self._pieces[1]
 
     def picked(self, indexes: Sequence[int]) -> "EventColumns":
         """The events at ``indexes``."""

@@ -187,10 +187,19 @@ def behind(error: CorruptLogError, offset: int) -> int:
     return end if offset < end <= offset + MAX_BATCH_EVENTS else offset + 1
 
 
+def packed(events: Sequence[Event], codec: CompressionType) -> bytes:
+    """The body of the record batch of these events. Events in columns keep it, and are packed with a codec once."""
+    if not isinstance(events, EventColumns):
+        return compress(codec, encode_columns(events))
+    if events.packed is None or events.packed[0] is not codec:
+        events.packed = codec, compress(codec, encode_columns(events))
+    return events.packed[1]
+
+
 def store_events(events: Sequence[Event], base_offset: int, codec: CompressionType, appended_at_ms: int) -> StoredBatch:
     """The events as a batch ready to be stored; at most ``MAX_BATCH_EVENTS`` of them, at least one."""
     timestamps = column_of(events, "timestamp_ms")
-    body = compress(codec, encode_columns(events))
+    body = packed(events, codec)
     return StoredBatch(base_offset, len(events), codec, min(timestamps), max(timestamps), appended_at_ms, body)
 
 
@@ -292,12 +301,13 @@ class RecordBatch:
         values = _unpack_integers("q", self._field("timestamp_ms"))
         return values if self._whole else values[self._skip : self._skip + self.count]
 
-    def payload_lines(self) -> bytes | None:
-        """All payloads as lines in one piece, or ``None`` where a payload holds a line feed or the batch is sliced."""
+    def payload_lines(self, *, counted: bool = True) -> bytes | None:
+        """All payloads as lines in one piece, or ``None`` where a payload holds a line feed or the batch is sliced. Not
+        ``counted``: whoever asks sees to it that they are as many as they should be."""
         data = self._field("data")
         if not self._whole or not isinstance(data, bytes):
             return None
-        if data.count(b"\n") != self._stored.count - 1:
+        if counted and data.count(b"\n") != self._stored.count - 1:
             raise self.damaged("its payloads do not fit the number of its events")
         return data
 

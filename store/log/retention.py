@@ -12,7 +12,7 @@ from event_streaming_bus.errors import CorruptLogError
 from event_streaming_bus.fault_points import fault_point
 from event_streaming_bus.models import Split, StreamConfig
 from event_streaming_bus.store.log.stored import SQL, id_hash, verified
-from event_streaming_bus.store.log.writer import StreamPlace
+from event_streaming_bus.store.log.tail import StreamPlace
 from event_streaming_bus.store.sqlite import SqliteDatabase, storage_errors
 
 AT_ONCE: Final = 1000

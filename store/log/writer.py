@@ -2,7 +2,7 @@
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import lru_cache
@@ -14,41 +14,28 @@ from event_streaming_bus import ids
 from event_streaming_bus.errors import FencedError, StreamChangedError, StreamNotFoundError
 from event_streaming_bus.fault_points import fault_point
 from event_streaming_bus.models import (
-    CompressionType,
     Event,
     EventPriority,
     Position,
     Receipt,
     Split,
     StreamConfig,
-    StreamInfo,
 )
 from event_streaming_bus.store.log.base import Append, AppendResult, Condition, Journal, Mark, Schedule
-from event_streaming_bus.store.log.event_columns import column_of, different, in_columns, joined, selected
+from event_streaming_bus.store.log.event_columns import column_of, different, in_columns, selected
 from event_streaming_bus.store.log.record_batch import (
-    MAX_BATCH_EVENTS,
-    MAX_BATCH_PAYLOAD_BYTES,
     StoredBatch,
     checksum,
     store_events,
 )
 from event_streaming_bus.store.log.scheduled import Notes, earliest_ms, find_waiting, keep_aside, take_due
 from event_streaming_bus.store.log.stored import CODECS, SQL, find_ids, hash_of, id_hash
+from event_streaming_bus.store.log.tail import StreamPlace, Tail, pack_ahead
 
 
 def partition_of(key: str, partitions: int) -> int:
     """The partition of ``key``: XXH3 (64 bits) of its UTF-8, modulo the number of partitions."""
     return hash_of(key) % partitions
-
-
-class StreamPlace(msgspec.Struct, frozen=True):
-    """A stream and the row numbers of its splits, by partition and lane. ``config`` is the stream's configuration as it is
-    stored."""
-
-    info: StreamInfo
-    stream_no: int
-    split_nos: Mapping[tuple[int, EventPriority], int]
-    config: str
 
 
 class Request:
@@ -65,6 +52,8 @@ class Request:
         condition: Condition[sqlite3.Connection] | None,
     ) -> None:
         self.appends = [msgspec.structs.replace(each, events=in_columns(each.events)) for each in appends]
+        for append, place in zip(self.appends, places, strict=True):
+            pack_ahead(append, place)
         self.places = places
         self.marks = marks
         self.journal = journal
@@ -73,64 +62,12 @@ class Request:
         self.future: Future[list[AppendResult]] = Future()
 
 
-class _Tail:
-    """The end of a split within one transaction: where it was, and what comes behind it."""
-
-    __slots__ = ("_parts", "begin", "codec", "count", "explicit", "split", "split_no", "tenant_id")
-
-    def __init__(self, place: StreamPlace, split: Split, split_no: int, begin: int) -> None:
-        self.split = split
-        self.split_no = split_no
-        self.begin = begin
-        self.codec = place.info.config.compression_type
-        self.tenant_id = place.info.tenant_id
-        self.count = 0
-        self.explicit: set[int] = set()  # indexes of the events whose ids go to the index of ids
-        self._parts: list[Sequence[Event]] = []
-
-    @property
-    def end(self) -> int:
-        return self.begin + self.count
-
-    def add(self, events: Sequence[Event], *, explicit: bool) -> None:
-        """Put events behind the others. ``explicit``: their ids go to the index of ids."""
-        if explicit:
-            self.explicit.update(range(self.count, self.count + len(events)))
-        self._parts.append(events)
-        self.count += len(events)
-
-    def runs(self) -> Iterator[tuple[int, Sequence[Event], CompressionType]]:
-        """The events cut into record batches: ``(index of the first, events, codec)``."""
-        if not self.count:
-            return
-        events = joined(self._parts)
-        codecs = different(events, "compression_type")
-        sizes = list(map(len, column_of(events, "data")))
-        starts = range(0, len(events), MAX_BATCH_EVENTS)
-        if len(codecs) == 1 and all(sum(sizes[i : i + MAX_BATCH_EVENTS]) <= MAX_BATCH_PAYLOAD_BYTES for i in starts):
-            codec_of_all = codecs.pop() or self.codec
-            for i in starts:
-                yield i, events if len(starts) == 1 else events[i : i + MAX_BATCH_EVENTS], codec_of_all
-            return
-        start, size, codec = 0, 0, None
-        for i, (asked, length) in enumerate(zip(column_of(events, "compression_type"), sizes, strict=True)):
-            wanted = asked or self.codec
-            full = i - start >= MAX_BATCH_EVENTS or (i > start and size + length > MAX_BATCH_PAYLOAD_BYTES)
-            if codec is not None and (wanted is not codec or full):
-                yield start, events[start:i], codec
-                start, size = i, 0
-            codec = wanted
-            size += length
-        if codec is not None:
-            yield start, events[start:] if start else events, codec
-
-
 class Transaction:
     """One write transaction: add requests, then ``flush``."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
-        self._tails: dict[int, _Tail] = {}
+        self._tails: dict[int, Tail] = {}
         self._seen: dict[tuple[str, str], Receipt] = {}
         self._unseen: list[tuple[str, AppendResult]] = []  # appends of new ids, not yet in _seen, by tenant
         self._configs: dict[str, str] = {}  # of streams, as they are stored
@@ -279,7 +216,7 @@ class Transaction:
             indexes.append(i)  # type: ignore[union-attr]
         return groups
 
-    def _tail(self, place: StreamPlace, key: tuple[int, EventPriority]) -> _Tail:
+    def _tail(self, place: StreamPlace, key: tuple[int, EventPriority]) -> Tail:
         split_no = place.split_nos[key]
         tail = self._tails.get(split_no)
         if tail is None:
@@ -288,7 +225,7 @@ class Transaction:
                 raise StreamNotFoundError(f"The stream '{place.info.name}' was dropped.", stream=place.info.name)
             end = row[1]
             split = Split(place.info.stream_id, key[1], key[0])
-            tail = self._tails[split_no] = _Tail(place, split, split_no, end)
+            tail = self._tails[split_no] = Tail(place, split, split_no, end)
         return tail
 
     def _known(self, tenant_id: str, event_ids: Sequence[str]) -> dict[int, Receipt]:
@@ -334,7 +271,7 @@ class Transaction:
                 self._db.execute(SQL["update_split_end"], (tail.end, written, tail.split_no))
         fault_point("log.written")
 
-    def _insert(self, tail: _Tail, stored: StoredBatch, self_indexed: Sequence[str], explicit: int) -> int:
+    def _insert(self, tail: Tail, stored: StoredBatch, self_indexed: Sequence[str], explicit: int) -> int:
         cursor = self._db.execute(
             SQL["insert_batch"],
             (

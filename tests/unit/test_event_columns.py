@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from event_streaming_bus import ids
 from event_streaming_bus.errors import InvalidInputError
 from event_streaming_bus.models import CompressionType, Event, EventPriority, StreamConfig
-from event_streaming_bus.store.log import writer
+from event_streaming_bus.store.log import tail
 from event_streaming_bus.store.log.base import Append
 from event_streaming_bus.store.log.embedded import EmbeddedLog
 from event_streaming_bus.store.log.event_columns import EventColumns, Same, column_of, different, joined, selected
@@ -79,7 +79,7 @@ def _stored(rows: Sequence[Event]) -> list[Any]:
 
 @pytest.mark.parametrize("partitions", [1, 3])
 def test_they_go_where_the_events_one_by_one_go(tmp_path: Path, partitions: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "MAX_BATCH_EVENTS", 4)
+    monkeypatch.setattr(tail, "MAX_BATCH_EVENTS", 4)
     rows = [
         Event(event_id, "t", i, b"{}", f"k{i % 5}", priority=EventPriority.HIGH if i % 3 else EventPriority.LOW)
         for i, event_id in enumerate(ids.new_ids(ids.EVENT, 30))
@@ -99,3 +99,38 @@ def test_an_event_that_cannot_be_stored_is_named() -> None:
     rows = [Event("fine", "t", 0, b"{}"), Event("bad", "t", 0, b"{}", "\ud800")]
     with pytest.raises(InvalidInputError, match="'bad' cannot be stored"):
         encode_columns(in_columns(rows))
+
+
+def test_many_are_packed_before_the_transaction_that_writers_take_turns_in(tmp_path: Path) -> None:
+    """And each append of many is record batches of its own, those of few share one."""
+    log = EmbeddedLog(tmp_path)
+    info = log.create_stream(StreamConfig(name="s"))
+    parts = [
+        in_columns([Event(event_id, "t", i, b"{}") for i, event_id in enumerate(ids.new_ids(ids.EVENT, n))])
+        for n in (600, 10, 20, 5000)
+    ]
+    with log._db.write_lock():
+        futures = [log.submit([Append(info.stream_id, part, new_ids=True)]) for part in parts]
+        assert [part.packed is not None for part in parts[:3]] == [True, False, False]
+        assert [len(piece) for piece in parts[3].pieces(4096) if piece.packed is not None] == [4096, 904]
+        assert not any(future.done() for future in futures)
+    receipts = [receipt for future in futures for receipt in future.result()[0].receipts()]
+    (split,) = (split for split, end in log.end_offsets(info.stream_id).items() if end)
+    batches = [batch for offset in (0, 600, 630, 4726) for batch in log.read(split, offset, max_bytes=1)]
+    assert [receipt.position.offset for receipt in receipts] == list(range(5630))
+    assert [event for batch in batches for event in batch.events()] == [event for part in parts for event in part]
+    assert [batch.count for batch in batches[-2:]] == [4096, 904]
+    log.close()
+
+
+def test_many_that_cannot_be_stored_are_told_of_by_the_append(tmp_path: Path) -> None:
+    log = EmbeddedLog(tmp_path)
+    info = log.create_stream(StreamConfig(name="s"))
+    rows = [
+        Event(event_id, "t", 0, b"{}", "\ud800" if i == 700 else "k") for i, event_id in enumerate(ids.new_ids(ids.EVENT, 800))
+    ]
+    future = log.submit([Append(info.stream_id, in_columns(rows), new_ids=True)])
+    with pytest.raises(InvalidInputError, match=f"'{rows[700].event_id}' cannot be stored"):
+        future.result()
+    assert not any(log.end_offsets(info.stream_id).values())
+    log.close()

@@ -14,6 +14,8 @@ from event_streaming_bus import cloudevents
 from event_streaming_bus.errors import CorruptLogError, ExpressionError, FlowError, InvalidInputError
 from event_streaming_bus.expressions import parse
 from event_streaming_bus.flows.flow_file import read_flow_file
+from event_streaming_bus.flows.items import Chunk, Progress
+from event_streaming_bus.flows.rows import ChunkRows
 from event_streaming_bus.migration import journal
 from event_streaming_bus.models import CompressionType, Event, EventPriority, Split
 from event_streaming_bus.registry.encoding import as_json
@@ -132,6 +134,9 @@ def test_payloads_that_are_too_many_are_not_handed_out_as_lines() -> None:
     for ask in (RecordBatch.payload_lines, RecordBatch.payloads, RecordBatch.json_payloads):
         with pytest.raises(CorruptLogError):
             ask(batch(body))
+    rows = ChunkRows(Chunk(Progress(), SPLIT, 0, 2, batches=(batch(body),)), SPLIT)
+    with pytest.raises(CorruptLogError):
+        rows.decode(msgspec.json.Decoder(int))
 
 
 @pytest.mark.parametrize(
