@@ -235,17 +235,16 @@ class Follower:
                     self._fail(failure)
                     return
             self.trouble = None
+            became_live = page.is_end and not self.is_live
+            self.is_live = page.is_end  # before those who wait for the position are woken: they may ask
+            self.has_been_live = self.has_been_live or page.is_end
             # Where no event fits there is nothing to write: the position that is kept may stay behind this one.
             self._advance(page.position)
+            if became_live:
+                self._on_change()
+            self._tell(busy=not page.is_end)
             if page.is_end:
-                if not self.is_live:
-                    self.is_live = self.has_been_live = True
-                    self._on_change()
-                self._tell()
                 self._news.wait(_LOOK_AGAIN_S)
-            else:
-                self.is_live = False
-                self._tell(busy=True)
 
     def _fail(self, failure: EventFailure) -> None:
         self.is_live = False

@@ -47,6 +47,7 @@ class ProjectionRunner:
         self._change_no = -1
         self._closing = threading.Event()
         self._wake = threading.Event()
+        self._followed = threading.Event()  # there is one follower more
         self._thread: threading.Thread | None = None
         self._watcher: threading.Thread | None = None
 
@@ -70,6 +71,7 @@ class ProjectionRunner:
         """Stop all projections after their present batches, and let another process run them."""
         self._closing.set()
         self._wake.set()
+        self._followed.set()
         for thread in (self._thread, self._watcher):
             if thread is not None:
                 thread.join()
@@ -129,8 +131,11 @@ class ProjectionRunner:
         seen = 0
         while not self._closing.is_set():
             try:
-                if not self._followers or not self._events.wait(DEFAULT_TENANT, seen, _WATCH_S):
-                    self._closing.wait(0 if self._followers else _LOOK_EVERY_S)
+                self._followed.clear()
+                if not self._followers:
+                    self._followed.wait(_LOOK_EVERY_S)
+                    continue
+                if not self._events.wait(DEFAULT_TENANT, seen, _WATCH_S):
                     continue
                 seen = self._events.head(DEFAULT_TENANT)
                 for follower in list(self._followers.values()):
@@ -188,6 +193,7 @@ class ProjectionRunner:
         cls = self._classes.get(definition.class_name or "")
         follower = Follower(self._store, self._events, build, definition, cls, on_change=self.notice)
         self._followers[build.build_no] = follower
+        self._followed.set()
         follower.start()
 
     def _replace(self, follower: Follower) -> None:
