@@ -1,10 +1,12 @@
-"""One report of the speed: python tests/benchmarks/report.py [--full] [--peers] [--docs] [--only WORD] [--out FOLDER]
+"""One report of the speed: python tests/benchmarks/report.py [--full] [--peers] [--docs] [--only WORDS] [--again] [--out FOLDER]
 
 It measures beside baselines and peers, each run in a process of its own and in turns with the others, and writes ``REPORT.md``,
 ``report.json`` and charts into bench-report/. Quick is for a look and takes less than three minutes on a quiet machine of two
 cores; ``--full`` takes hours, the largest size last. A run whose answer is wrong is left out, and a line says so. Stopped by
 Ctrl-C or SIGTERM, it reports what it has.
 
+    python tests/benchmarks/report.py --full --only append,idle --again
+                                                 measures these, and puts them in the place of those in the last report
     python tests/benchmarks/report.py --docs     rewrites the figures of docs/performance.md and its charts from report.json;
                                                  measures nothing
 """
@@ -27,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import kafka_lines
 import peers
 import report_text
+from again import check_fits, replaced
 from charts import shown
 from costs import Failed, Outcome, lines_of_child, run_child
 from machine import machine
@@ -46,7 +49,8 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="every size, peer and law")
     parser.add_argument("--peers", action="store_true", help="with --full always: peers that have to be installed, and Kafka")
     parser.add_argument("--docs", action="store_true", help="rewrite docs/performance.md from report.json")
-    parser.add_argument("--only", default="", help="figures and laws whose name has this word, and their baselines")
+    parser.add_argument("--only", default="", help="figures and laws whose name has one of these words, and their baselines")
+    parser.add_argument("--again", action="store_true", help="put what is measured into the last report, which says so")
     parser.add_argument("--out", type=Path, default=ROOT / "bench-report")
     parser.add_argument("--scale", type=float, default=1.0, help="a factor of the numbers of events, to try the report out")
     options = parser.parse_args()
@@ -55,7 +59,10 @@ def main() -> int:
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what runs is ended, and what was made is removed
     plan = FULL if options.full else QUICK.with_peers() if options.peers else QUICK
+    last = _last(options.out / "report.json", plan) if options.again else None
     report = measure(plan.scaled(options.scale), options.only, lambda text: print(text, file=sys.stderr, flush=True))
+    if last is not None:
+        report = replaced(last, report)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "report.json").write_text(json.dumps(report, indent=1))
     (options.out / "REPORT.md").write_text(report_text.markdown(report))
@@ -66,11 +73,21 @@ def main() -> int:
     return 0
 
 
-def measure(plan: Plan, word: str, told: Callable[[str], None]) -> dict[str, Any]:
+def _last(file: Path, plan: Plan) -> dict[str, Any]:
+    """The last report, into which a run of ``plan`` is to be put."""
+    try:
+        last: dict[str, Any] = json.loads(file.read_text())
+        check_fits(last, plan.name, machine())
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"--again: {error}") from None
+    return last
+
+
+def measure(plan: Plan, words: str, told: Callable[[str], None]) -> dict[str, Any]:
     """Run everything of a plan in turns; what ``report.json`` holds."""
     about, started_s = machine(), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="esb-report-") as folder:
-        session = _Session(plan, Path(folder), word, told)
+        session = _Session(plan, Path(folder), words, told)
         try:
             session.find_peers()
             session.run_subjects(plan.log_events[0])
@@ -98,8 +115,8 @@ def measure(plan: Plan, word: str, told: Callable[[str], None]) -> dict[str, Any
 class _Session:
     """One measuring: what is found out, and what was left out and why."""
 
-    def __init__(self, plan: Plan, folder: Path, word: str, told: Callable[[str], None]) -> None:
-        self._plan, self._folder, self._word, self._told = plan, folder, word, told
+    def __init__(self, plan: Plan, folder: Path, words: str, told: Callable[[str], None]) -> None:
+        self._plan, self._folder, self._words, self._told = plan, folder, words.split(","), told
         self._subjects: list[Subject] = []
         self._outcomes: dict[str, list[Outcome]] = {}
         self._kafka: dict[str, dict[str, Any]] = {}
@@ -119,10 +136,13 @@ class _Session:
             except peers.MissingError as error:
                 self.left_out.append(f"{name}: {error}")
         every = subjects(self._plan, installed)
-        named = {subject.name for subject in every if self._word in subject.name}
+        named = {subject.name for subject in every if self._is_chosen(subject.name)}
         while more := {s.baseline for s in every if s.name in named and s.baseline} - named:
             named |= more
         self._subjects = [subject for subject in every if subject.name in named]
+
+    def _is_chosen(self, name: str) -> bool:
+        return any(word in name for word in self._words)
 
     def _make_inputs(self, chosen: list[Subject]) -> None:
         """The events of each size that is needed."""
@@ -166,7 +186,7 @@ class _Session:
 
     def run_kafka(self) -> None:
         """The figures that need a broker, in one process that starts it."""
-        if self._plan.kafka_events and (not self._word or "kafka" in self._word):
+        if self._plan.kafka_events and any(not word or "kafka" in word for word in self._words):
             self._told("Kafka")
             found, left_out = kafka_lines.run(self._plan.kafka_events, self._plan.kafka_rounds, self._plan.timeout_s * 20)
             self._kafka = found
@@ -176,7 +196,7 @@ class _Session:
         """Each point of each law, round by round."""
         points: dict[tuple[str, int], list[Outcome]] = {}
         failed: set[tuple[str, int]] = set()
-        chosen = {name: law for name, law in self._plan.laws.items() if self._word in name}
+        chosen = {name: law for name, law in self._plan.laws.items() if self._is_chosen(name)}
         for number in range(self._plan.law_rounds):
             for name, law in chosen.items():
                 for x in law.points:

@@ -97,6 +97,9 @@ def _about(report: Mapping[str, Any]) -> str:
             " **The machine was busy with other work: rates are a part of what it can do, their spread is wide, and ratios of "
             "runs with one round can be far off. CPU seconds are nearer to the truth.**"
         )
+    for again in report.get("again", []):
+        when, load = again["measured_at"], again["load_before"][0]
+        text += f"\n\nMeasured again at {when}, load {load} before: {', '.join(again['names'])}."
     return text
 
 

@@ -11,6 +11,7 @@ import charts
 import pytest
 import report
 import report_text
+from again import check_fits, replaced
 from charts import Bar, Point
 from costs import Failed, run_child
 from laws import LAWS
@@ -103,6 +104,34 @@ def test_the_page_of_the_documentation_is_rewritten_between_its_marks(tmp_path: 
     ET.parse(tmp_path / "performance" / "keys.svg")
 
 
+def test_what_is_measured_again_takes_the_place_of_what_was_and_the_report_says_so() -> None:
+    last = _report(
+        figures=[_figure("a", 10), _figure("b", 30, "a")],
+        targets=[{"name": "t", "value": 3.0, "is_met": True}, {"name": "u", "value": 1.0, "is_met": True}],
+        left_out=["c: it failed", "b: x: not this one"],
+    )
+    new = _report(
+        figures=[_figure("a", 20), _figure("c", 50, "a")],
+        targets=[{"name": "t", "value": None, "is_met": None}, {"name": "u", "value": 2.0, "is_met": False}],
+        left_out=["d: it failed"],
+    )
+    check_fits(last, new["mode"], new["machine"])
+    found = replaced(last, new)
+    assert [(f["name"], f["median"], f["ratio"]) for f in found["figures"]] == [("a", 20, None), ("b", 30, 3.0), ("c", 50, 2.5)]
+    assert [(t["name"], t["value"]) for t in found["targets"]] == [("t", 3.0), ("u", 2.0)]
+    assert found["left_out"] == ["b: x: not this one", "d: it failed"]
+    assert "Measured again at today, load 0.0 before: a, c." in report_text.markdown(found)
+    with pytest.raises(ValueError, match="full one of p with 2: measure everything again"):
+        check_fits(last, "full", last["machine"])
+
+
+def test_nothing_is_measured_again_where_there_is_no_report(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / "report.py"), "--out", str(tmp_path), "--again"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr.partition(":")[0]) == (1, "--again")
+    assert "Traceback" not in done.stderr
+
+
 def test_charts_are_well_formed_and_escape_what_they_are_given() -> None:
     for svg in (
         charts.bars("<a & b>", "events/s", [Bar("x < y", 5, 4, 6, True), Bar("z", 0.0, 0.0, 0.0, False)]),
@@ -112,6 +141,13 @@ def test_charts_are_well_formed_and_escape_what_they_are_given() -> None:
         root = ET.fromstring(svg)
         assert root.tag.endswith("svg")
         assert "prefers-color-scheme: dark" in svg
+
+
+def _figure(name: str, median: float, baseline: str | None = None) -> dict[str, Any]:
+    of_baseline = {"a": 10} if name == "b" else {"a": 20}
+    about = {"section": "Parts", "name": name, "subject": name, "unit": "1/s", "baseline": baseline, "is_ours": True, "events": 1}
+    costs = {"start_s": None, "cpu_s_per_million": None, "peak_mb": None, "low": median, "high": median, "median": median}
+    return {**about, **costs, "ratio": None if baseline is None else median / of_baseline[baseline]}
 
 
 def _report(**more: Any) -> dict[str, Any]:
