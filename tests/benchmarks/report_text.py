@@ -30,7 +30,7 @@ LIMITS: Final = {
     "recovery": "The start of a Python process (half a second), then reading and unpickling the snapshots of all keys.",
     "latency": "Until the machine is full, the time is that of group commits and wake-ups: three processes, two "
     "commits. Then a queue grows, and the time with it: that is the saturation.",
-    "idle": "A worker rests once it has had nothing to read for a tenth of a second, and wakes up some 15 times a second.",
+    "idle": "A worker rests once it has had nothing to read for a tenth of a second, and wakes up four times a second.",
 }
 """What limits each law, as profiles show it."""
 _COLUMNS: Final = ("figure", "median", "unit", "lowest to highest", "x baseline", "start, s", "CPU s / million", "peak MB")
