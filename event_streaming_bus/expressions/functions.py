@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import xxhash
 
+from event_streaming_bus.errors import InvalidInputError
 from event_streaming_bus.expressions.budget import Budget, check_size, size_of
 from event_streaming_bus.expressions.patterns import compiled_pattern
 from event_streaming_bus.models import rfc3339, time_ms
@@ -181,7 +182,10 @@ def parse_time(value: Any) -> int:
     """Epoch milliseconds of an RFC 3339 text (or of epoch milliseconds)."""
     if not isinstance(value, str | int):
         raise TypeError(f"parse_time needs text, not {kind_of(value)}")
-    return time_ms(value)
+    try:
+        return time_ms(value, "parse_time")
+    except InvalidInputError as error:
+        raise ValueError(error.message) from None
 
 
 def _at(value: Any, function: str) -> datetime:

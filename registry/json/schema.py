@@ -22,6 +22,7 @@ from referencing.jsonschema import specification_with
 from event_streaming_bus.errors import SchemaError
 from event_streaming_bus.registry.json.documents import DRAFTS, checked_copies, first_line
 from event_streaming_bus.registry.json.subschemas import Documents
+from event_streaming_bus.registry.json.unevaluated import unevaluated_properties
 from event_streaming_bus.registry.violations import MAX_VIOLATIONS, Violation, pointer_to, violation
 
 MAX_EXPLAINED_STEPS: Final = 20_000
@@ -214,7 +215,10 @@ def _explaining_class(draft: str) -> Any:
         "patternProperties": pattern_properties,
         "additionalProperties": additional_properties,
     }
-    extended = validators.extend(_VALIDATORS[draft][1], keywords)
+    base = _VALIDATORS[draft][1]
+    if "unevaluatedProperties" in base.VALIDATORS:
+        keywords["unevaluatedProperties"] = unevaluated_properties(matches)
+    extended = validators.extend(base, keywords)
     extended.evolve = _evolve  # the original would leave this class at a schema with a "$schema" of its own
     return extended
 

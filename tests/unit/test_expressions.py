@@ -351,6 +351,7 @@ def test_an_expression_cannot_change_the_payload() -> None:
         ("matches(payload.count, 'a')", "payload.count is a number"),
         ("int(payload.name)", "in int(payload.name)"),
         ("concat(payload.none, 'a'.zfill(1048576), 'b')", "the result is too large"),
+        ("parse_time(payload.name)", "is no time; expected RFC 3339"),
     ],
 )
 def test_a_failure_names_what_was_null_or_of_a_wrong_type(text: str, told: str) -> None:

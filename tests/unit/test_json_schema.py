@@ -279,6 +279,7 @@ def test_a_wide_schema_is_taken_and_explained_within_a_second(draft: str) -> Non
         ({"uniqueItems": True}, [{"a": i} for i in range(20_000)] + [{"a": 1}]),
         ({"items": {"pattern": "^(a+)+$"}}, ["a" * 5000 + "!"] * 20),
         ({"patternProperties": {"^(a+)+$": {"type": "string"}}, "additionalProperties": False}, {"a" * 5000 + "!": 1}),
+        ({"allOf": [{"patternProperties": {"^(a+)+$": True}}], "unevaluatedProperties": False}, {"a" * 5000 + "!": 1}),
         (
             {"patternProperties": {f"^p{i}": {"type": "string"} for i in range(1000)}, "minProperties": 5000},
             {f"q{i}": 1 for i in range(4000)},
@@ -289,6 +290,40 @@ def test_an_explanation_comes_within_a_second(schema: Any, payload: Any) -> None
     validator = JsonSchemaValidator(schema)
     assert not within_a_second(lambda: validator.is_valid(payload))
     assert within_a_second(lambda: validator.violations(payload))
+
+
+OPEN = {"properties": {"a": True}}
+
+
+@pytest.mark.parametrize("draft", DRAFTS[3:])
+@pytest.mark.parametrize(
+    ("beside", "payload", "told"),
+    [
+        (OPEN, {"a": 1, "b": 2, "c": 3}, "not allowed here: b, c"),
+        ({"patternProperties": {"^?a": True}}, {"a": 1}, None),  # Python's engine refuses this pattern
+        ({"patternProperties": {"^a": True}}, {"ab": 1, "b": 2}, "not allowed here: b"),
+        ({"allOf": [OPEN, {"patternProperties": {"^b": True}}]}, {"a": 1, "b": 2, "c": 3}, "not allowed here: c"),
+        ({"anyOf": [OPEN | {"required": ["z"]}, {"properties": {"b": True}}]}, {"a": 1, "b": 2}, "not allowed here: a"),
+        ({"oneOf": [OPEN, False]}, {"a": 1, "b": 2}, "not allowed here: b"),
+        ({"if": {"required": ["b"]}, "then": OPEN, "else": True}, {"a": 1, "b": 2}, "not allowed here: b"),
+        ({"if": {"required": ["z"]}, "then": OPEN, "else": {"properties": {"b": True}}}, {"a": 1, "b": 2}, "not allowed here: a"),
+        ({"$ref": "#/$defs/open", "$defs": {"open": OPEN}}, {"a": 1, "b": 2}, "not allowed here: b"),
+        ({"dependentSchemas": {"a": OPEN, "z": {"properties": {"b": True}}}}, {"a": 1, "b": 2}, "not allowed here: b"),
+        ({"not": OPEN | {"required": ["z"]}}, {"a": 1}, "not allowed here: a"),
+        ({"allOf": [{"additionalProperties": True}]}, {"a": 1}, None),
+        ({"allOf": [{"unevaluatedProperties": True}]}, {"a": 1}, None),
+        (OPEN, [1], None),
+    ],
+)
+def test_properties_that_nothing_speaks_of_are_told(draft: str, beside: Any, payload: Any, told: str | None) -> None:
+    validator = JsonSchemaValidator({"$schema": draft, "unevaluatedProperties": False, **beside})
+    assert [v.message for v in validator.violations(payload)] == ([] if told is None else [told])
+    assert validator.is_valid(payload) == (told is None)
+
+
+def test_what_nothing_speaks_of_is_told_where_it_does_not_fit() -> None:
+    validator = JsonSchemaValidator({**OPEN, "unevaluatedProperties": {"type": "integer"}})
+    assert rules(validator, {"a": "x", "b": 1, "c": "x"}) == {("/c", "type")}
 
 
 @pytest.mark.parametrize("keyword", ["allOf", "anyOf", "oneOf"])

@@ -1,0 +1,64 @@
+"""``unevaluatedProperties`` on the side that explains: which properties nothing else in the schema speaks of.
+
+jsonschema's own would run the patterns of ``patternProperties`` with Python's engine: it refuses some that the compiled validator
+takes, and for others takes for ever. See the specification of JSON Schema, 2020-12, Core, 11.3, and 2019-09, Core, 9.3.2.4.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jsonschema
+from referencing.jsonschema import lookup_recursive_ref
+
+Matches = Callable[[str, str], bool]
+"""Whether a pattern matches a name."""
+
+
+def unevaluated_properties(matches: Matches) -> Callable[[Any, Any, Any, Any], Iterator[Any]]:
+    """The keyword, as jsonschema calls it. What is not allowed at all is told in one error, what does not fit where it is."""
+
+    def check(validator: Any, allowed: Any, instance: Any, schema: Any) -> Iterator[Any]:
+        if not validator.is_type(instance, "object"):
+            return
+        beside = {keyword: value for keyword, value in schema.items() if keyword != "unevaluatedProperties"}
+        evaluated = _evaluated(validator, instance, beside, matches)
+        others = [name for name in instance if name not in evaluated]
+        if allowed is False and others:
+            yield jsonschema.ValidationError(f"not allowed here: {', '.join(sorted(others))}")
+        elif isinstance(allowed, Mapping):
+            for name in others:
+                yield from validator.descend(instance[name], allowed, path=name)
+
+    return check
+
+
+def _evaluated(validator: Any, instance: Mapping[str, Any], schema: Any, matches: Matches) -> set[str]:
+    """The names of the object's properties that the schema, or one in it that the object fits, speaks of."""
+    if not isinstance(schema, Mapping):
+        return set()
+    if "additionalProperties" in schema or "unevaluatedProperties" in schema:
+        return set(instance)  # of all that the other keywords leave over
+    named, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
+    found = {name for name in instance if name in named or any(matches(pattern, name) for pattern in patterns)}
+    for inner, within in _applied(validator, instance, schema):
+        found |= _evaluated(inner, instance, within, matches)
+    return found
+
+
+def _applied(validator: Any, instance: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
+    """The schemas within a schema that speak of the same object, and that it fits, each with the validator that stands there."""
+    resolver = validator._resolver
+    for keyword in ("$ref", "$dynamicRef", "$recursiveRef"):
+        if keyword in schema:
+            there = lookup_recursive_ref(resolver) if keyword == "$recursiveRef" else resolver.lookup(schema[keyword])
+            yield validator.evolve(schema=there.contents, _resolver=there.resolver), there.contents
+    candidates = [each for keyword in ("allOf", "anyOf", "oneOf") for each in schema.get(keyword, ())]
+    candidates += [each for name, each in schema.get("dependentSchemas", {}).items() if name in instance]
+    if "if" in schema:
+        fits = validator.evolve(schema=schema["if"]).is_valid(instance)
+        candidates += [schema["if"]] if fits else []
+        candidates += [schema[branch] for branch in (("then",) if fits else ("else",)) if branch in schema]
+    for each in candidates:
+        inner = validator.evolve(schema=each)
+        if inner.is_valid(instance):
+            yield inner, each
