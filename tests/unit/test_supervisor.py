@@ -22,8 +22,10 @@ from event_streaming_bus.api.app import create_app
 from event_streaming_bus.api.services import Services
 from event_streaming_bus.bus import Bus
 from event_streaming_bus.errors import FlowError, InUseError, InvalidStateError, ProcessorNotFoundError
+from event_streaming_bus.flows import supervisor
 from event_streaming_bus.flows.deploy import deploy
 from event_streaming_bus.flows.marks import stage_owner, window_owner
+from event_streaming_bus.flows.metrics import flow_metrics
 from event_streaming_bus.flows.recovery import snapshots_folder, worker_log
 from event_streaming_bus.flows.service import StreamManagementService
 from event_streaming_bus.flows.spec import parse_flow
@@ -122,6 +124,35 @@ def supervised(service: StreamManagementService, processor_id: str) -> Supervise
 
 def gone(process_ids: list[int]) -> bool:
     return not any(psutil.pid_exists(pid) for pid in process_ids)
+
+
+# --- what a processor does ----------------------------------------------------------------------------------------------
+
+
+async def test_the_rate_of_a_processor_is_known_and_of_an_idle_bus_nothing_is_read(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+
+    def looked_at(*arguments: Any) -> Any:
+        looks.append(time.monotonic())
+        return flow_metrics(*arguments)
+
+    monkeypatch.setattr(supervisor, "flow_metrics", looked_at)
+    monkeypatch.setattr(supervisor, "_SAMPLE_S", 0.1)
+    service = running.service()
+    processor_id = await service.create_stream_processor(config())
+    await service.start_stream_processor(processor_id)
+    here = supervised(service, processor_id)
+    running.publish({"x": 1})
+    await running.until_written(1)
+    running.publish({"x": 2}, {"x": 3})
+    await until(lambda: here.events_per_second(processor_id) > 0)
+    await until(lambda: looks and time.monotonic() - looks[-1] > 1)  # ten times as long as between two looks
+    await until(lambda: here.events_per_second(processor_id) == 0)  # when the time that it is of is over
+    before = len(looks)
+    running.publish({"x": 4})
+    await until(lambda: len(looks) > before)
 
 
 # --- failures and restarts ----------------------------------------------------------------------------------------------
