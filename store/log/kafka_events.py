@@ -25,7 +25,7 @@ Whoever wrote a record, and whatever its headers say, its tenant is the stream's
 
 import base64
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import repeat
 from typing import Any, Final, TypeAlias
@@ -36,6 +36,7 @@ from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 from event_streaming_bus import cloudevents, ids
 from event_streaming_bus.errors import InvalidInputError
 from event_streaming_bus.models import Event, SerializationFormat, Split, rfc3339
+from event_streaming_bus.store.log.event_columns import EventColumns, Same, column_of, in_columns
 from event_streaming_bus.store.log.wire_schemas import written_with
 
 EXACT_HEADER: Final = "esb"
@@ -98,6 +99,7 @@ def to_record(event: Event) -> Record:
 def to_records(events: Sequence[Event]) -> Iterator[Record]:
     """The records of events, each made when it is asked for: a record is a dozen small objects, and Python's garbage collector
     spends more time on thousands of them than it takes to make and send them. ``InvalidInputError`` as for ``to_record``."""
+    events = in_columns(events)
     if len(events) >= _MANY and _are_alike(events):
         yield from _records_alike(events)
         return
@@ -114,15 +116,15 @@ def to_records(events: Sequence[Event]) -> Iterator[Record]:
             headers.append((EXACT_HEADER, encode(_exact(row))))
             key = None if event.key is None else event.key.encode()
         except _NOT_STORABLE as error:
-            raise _refused(event, error) from error
+            raise _refused(event.event_id, error) from error
         yield event.data, key, headers
 
 
-def _refused(event: Event, error: Exception) -> InvalidInputError:
+def _refused(event_id: str, error: Exception) -> InvalidInputError:
     return InvalidInputError(
-        f"The event {event.event_id!r} cannot be stored: {error}. Metadata may hold what JSON holds, with integers of at "
+        f"The event {event_id!r} cannot be stored: {error}. Metadata may hold what JSON holds, with integers of at "
         "most 64 bits; all text must be Unicode.",
-        event_id=event.event_id,
+        event_id=event_id,
     )
 
 
@@ -135,17 +137,23 @@ def _exact(row: tuple[Any, ...]) -> list[Any]:
 
 def _are_alike(events: Sequence[Event]) -> bool:
     """Whether the fields that are not an event's own have the same values; for metadata, that is the same object."""
-    columns = dict(zip(Event.__struct_fields__, zip(*map(_row, events), strict=True), strict=True))
-    metadata = columns["metadata"]
-    if not all(map(operator.is_, metadata, repeat(metadata[0]))):
+    columns: Mapping[str, Any]
+    if isinstance(events, EventColumns):
+        columns = {name: values for name in (*_SHARED, "metadata") if (values := events.column(name)).__class__ is not Same}
+    else:
+        columns = dict(zip(Event.__struct_fields__, zip(*map(_row, events), strict=True), strict=True))
+    metadata = columns.get("metadata")
+    if metadata is not None and not all(map(operator.is_, metadata, repeat(metadata[0]))):
         return False
-    return all(columns[name].count(columns[name][0]) == len(events) for name in _SHARED)
+    return all(columns[name].count(columns[name][0]) == len(events) for name in _SHARED if name in columns)
 
 
 def _records_alike(events: Sequence[Event]) -> Iterator[Record]:
     """``to_records`` of events that are alike: what they have in common is made once."""
     encode = _encoder.encode
-    event = events[0]
+    event = events[:1][0]  # of events in columns the others are not made
+    event_id = event.event_id
+    own = (column_of(events, name) for name in ("event_id", "timestamp_ms", "key", "data"))
     try:
         row = _row(event)
         exact = _exact(row)
@@ -153,22 +161,21 @@ def _records_alike(events: Sequence[Event]) -> Iterator[Record]:
         head = encode(exact)[: -sum(map(len, packed[1:]))]  # how many there are, and the version
         kind, rest = packed[2], b"".join(packed[5:])
         common = [header for header in _headers(event, _common_headers(*_common_of(row))) if header[0] not in _OWN_HEADERS]
-        at_ms: int | None = None
-        for event in events:
-            if event.timestamp_ms != at_ms:
-                at_ms = event.timestamp_ms
+        before_ms: int | None = None
+        for event_id, at_ms, key, data in zip(*own, strict=True):
+            if at_ms != before_ms:
+                before_ms = at_ms
                 _check_time(at_ms)
                 time_header = "ce_time", _time(at_ms)
                 kind_at = kind + encode(at_ms)
-            event_id, key = event.event_id, event.key
             key_raw = None if key is None else key.encode()
             headers: Headers = [*common, ("ce_id", event_id.encode()), time_header]
             if key_raw:
                 headers.append(("ce_partitionkey", key_raw))
             headers.append((EXACT_HEADER, head + encode(event_id) + kind_at + encode(key) + rest))
-            yield event.data, key_raw, headers
+            yield data, key_raw, headers
     except _NOT_STORABLE as error:
-        raise _refused(event, error) from error
+        raise _refused(event_id, error) from error
 
 
 def _headers(event: Event, common: tuple[tuple[str, bytes], ...]) -> Headers:

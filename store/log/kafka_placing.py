@@ -8,7 +8,7 @@ from typing import TypeAlias
 from event_streaming_bus.errors import InvalidStateError
 from event_streaming_bus.models import LANES, Event, EventPriority, Position, Receipt, Split, StreamInfo
 from event_streaming_bus.store.log.base import Append, AppendResult
-from event_streaming_bus.store.log.event_columns import different
+from event_streaming_bus.store.log.event_columns import column_of, different, selected
 from event_streaming_bus.store.log.kafka_ids import OwnRun, StreamIds, id_hash
 from event_streaming_bus.store.log.kafka_partitions import partition_of
 from event_streaming_bus.store.log.kafka_producer import Delivery
@@ -28,6 +28,7 @@ class Placement:
         self.append = append
         self.info = info
         self._known = known
+        self._event_ids: Sequence[str] = column_of(append.events, "event_id")
         self._repeats: dict[int, tuple[Placement, int]] = {}
         self._sent: list[tuple[Delivery, int, EventPriority, Sequence[int]]] = []
         _refuse_delays(append)
@@ -41,11 +42,11 @@ class Placement:
             return {(lanes.pop(), 0): range(len(append.events))}
         groups: dict[tuple[EventPriority, int], list[int]] = {}
         taken: dict[str, int] = {}
-        for i, event in enumerate(append.events):
+        rows = zip(self._event_ids, column_of(append.events, "key"), column_of(append.events, "priority"), strict=True)
+        for i, (event_id, key, lane) in enumerate(rows):
             if not append.new_ids:
                 if i in self._known:
                     continue
-                event_id = event.event_id
                 if event_id in taken:
                     self._repeats[i] = self, taken[event_id]
                     continue
@@ -54,23 +55,21 @@ class Placement:
                     self._repeats[i] = before
                     continue
                 taken[event_id] = i
-            key = event.key
             partition = keyless % partitions if key is None else partition_of(key, partitions)
-            groups.setdefault((event.priority, partition), []).append(i)
+            groups.setdefault((lane, partition), []).append(i)
         return groups
 
     def bring(self, seen: Seen) -> None:
         """Note the ids of the new events in ``seen``."""
-        events, tenant_id = self.append.events, self.info.tenant_id
+        event_ids, tenant_id = self._event_ids, self.info.tenant_id
         for indexes in self._indexes.values():
-            seen.update(((tenant_id, events[i].event_id), (self, i)) for i in indexes)
+            seen.update(((tenant_id, event_ids[i]), (self, i)) for i in indexes)
 
     def send(self, send: Callable[[EventPriority, int, Sequence[Event]], Delivery]) -> None:
         """Hand the new events to ``send(lane, partition, events)``."""
         events = self.append.events
         for (lane, partition), indexes in self._indexes.items():
-            some = events if len(indexes) == len(events) else [events[i] for i in indexes]
-            delivery = send(lane, partition, some)
+            delivery = send(lane, partition, selected(events, indexes))
             self._sent.append((delivery, delivery.sent - len(indexes), lane, indexes))
 
     # --- once the records have their offsets --------------------------------------------------------------------------
@@ -84,7 +83,7 @@ class Placement:
         raise KeyError(index)
 
     def result(self) -> AppendResult:
-        event_ids = [event.event_id for event in self.append.events]
+        event_ids = self._event_ids
         stream_id, known, repeats = self.info.stream_id, self._known, self._repeats
         placed = [
             (Split(stream_id, lane, delivery.part[1]), delivery.offsets[rank : rank + len(indexes)], indexes)
@@ -110,18 +109,18 @@ class Placement:
         """What the topic of ids is told of it; ``None`` if it wrote nothing."""
         if not self._sent:
             return None
-        events, tenant_id = self.append.events, self.info.tenant_id
+        event_ids, tenant_id = self._event_ids, self.info.tenant_id
         runs: list[OwnRun] = []
         brought: list[tuple[bytes, int, int, int]] = []
         for delivery, rank, lane, indexes in self._sent:
             lane_no, partition = LANES.index(lane), delivery.part[1]
             offsets = delivery.offsets[rank : rank + len(indexes)]
             if self.append.new_ids:
-                own = [events[i].event_id for i in indexes]
+                own = [event_ids[i] for i in indexes]
                 runs.append(OwnRun(lane_no, partition, offsets[0], offsets[-1] - offsets[0] + 1, min(own), max(own)))
             else:
                 for i, offset in zip(indexes, offsets, strict=True):
-                    brought.append((id_hash(tenant_id, events[i].event_id), lane_no, partition, offset))
+                    brought.append((id_hash(tenant_id, event_ids[i]), lane_no, partition, offset))
         return StreamIds(tenant_id, self.info.stream_id, runs, brought)
 
 
@@ -137,10 +136,11 @@ def _refuse_delays(append: Append) -> None:
     if append.schedule is None:
         return
     now_ms = time.time_ns() // 1_000_000
-    late = next((event for event in append.events if (event.deliver_at_ms or 0) > now_ms), None)
+    times = zip(column_of(append.events, "event_id"), column_of(append.events, "deliver_at_ms"), strict=True)
+    late = next((event_id for event_id, deliver_at_ms in times if (deliver_at_ms or 0) > now_ms), None)
     if late is not None:
         raise InvalidStateError(
-            f"The event {late.event_id!r} is to be delivered later, and the log on Kafka cannot keep events aside. Publish it "
-            "when it is due, or keep this stream in an embedded log.",
-            event_id=late.event_id,
+            f"The event {late!r} is to be delivered later, and the log on Kafka cannot keep events aside. Publish it when it is "
+            "due, or keep this stream in an embedded log.",
+            event_id=late,
         )

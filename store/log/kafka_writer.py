@@ -16,6 +16,7 @@ from event_streaming_bus.errors import (
 )
 from event_streaming_bus.models import Event, EventPriority, Position
 from event_streaming_bus.store.log.base import Append, AppendResult, Journal, Mark
+from event_streaming_bus.store.log.event_columns import column_of
 from event_streaming_bus.store.log.kafka_control import TURN_S, Control, Record, record_of
 from event_streaming_bus.store.log.kafka_events import to_records
 from event_streaming_bus.store.log.kafka_ids import encode_ids
@@ -235,7 +236,7 @@ class Transaction:
         wanted: dict[str, list[str]] = {}
         for append in appends:
             if not append.new_ids and append.events and (info := self._control.stream(append.stream_id)) is not None:
-                wanted.setdefault(info.tenant_id, []).extend(event.event_id for event in append.events)
+                wanted.setdefault(info.tenant_id, []).extend(column_of(append.events, "event_id"))
         for tenant_id, event_ids in wanted.items():
             found = self._find(tenant_id, event_ids)
             self._known.update(((tenant_id, event_id), position) for event_id, position in found.items())
@@ -272,8 +273,8 @@ class Transaction:
                 raise StreamChangedError
             known: dict[int, Position] = {}
             if not append.new_ids and self._known:
-                keys = ((i, (info.tenant_id, event.event_id)) for i, event in enumerate(append.events))
-                known = {i: self._known[key] for i, key in keys if key in self._known}
+                keys = [(info.tenant_id, event_id) for event_id in column_of(append.events, "event_id")]
+                known = {i: self._known[key] for i, key in enumerate(keys) if key in self._known}
             placement = Placement(append, info, known, (own, self._seen))
             if len(appends) > 1:
                 placement.bring(own)

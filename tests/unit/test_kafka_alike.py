@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from event_streaming_bus.errors import InvalidInputError
 from event_streaming_bus.models import CompressionType, Event, EventPriority, SerializationFormat
+from event_streaming_bus.store.log.event_columns import Column, EventColumns, Same
 from event_streaming_bus.store.log.kafka_events import Record, to_record, to_records
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -54,6 +55,14 @@ def alike(like: Event, own: list[tuple[str, int, bytes, str | None]]) -> list[Ev
     ]
 
 
+def in_columns(events: list[Event]) -> EventColumns:
+    columns: dict[str, Column] = {}
+    for name in Event.__struct_fields__:
+        values = [getattr(event, name) for event in events]
+        columns[name] = Same(values[0]) if all(value is values[0] for value in values) else values
+    return EventColumns(columns, len(events))
+
+
 def outcome(make: Callable[[], Iterable[Record]]) -> object:
     """The records, or why there are none."""
     try:
@@ -66,7 +75,9 @@ def outcome(make: Callable[[], Iterable[Record]]) -> object:
 @given(LIKE, OWN)
 def test_many_that_are_alike_have_the_records_of_each(like: Event, own: list[tuple[str, int, bytes, str | None]]) -> None:
     events = alike(like, own)
-    assert outcome(lambda: to_records(events)) == outcome(lambda: map(to_record, events))
+    each = outcome(lambda: map(to_record, events))
+    assert outcome(lambda: to_records(events)) == each
+    assert outcome(lambda: to_records(in_columns(events))) == each
 
 
 @settings(max_examples=50)
@@ -76,10 +87,19 @@ def test_one_that_differs_keeps_what_is_its_own(
 ) -> None:
     events = alike(like, own)
     events[5] = msgspec.structs.replace(events[5], **{field: getattr(other, field)})
-    assert outcome(lambda: to_records(events)) == outcome(lambda: map(to_record, events))
+    each = outcome(lambda: map(to_record, events))
+    assert outcome(lambda: to_records(events)) == each
+    assert outcome(lambda: to_records(in_columns(events))) == each
 
 
 def test_one_that_cannot_be_written_is_named() -> None:
     events = alike(Event("", "t", 0, b""), [(f"e{i}", 0, b"1", "\ud800" if i == 6 else "k") for i in range(9)])
-    with pytest.raises(InvalidInputError, match="'e6' cannot be stored"):
-        list(to_records(events))
+    for form in (events, in_columns(events), in_columns(events * 20)):
+        with pytest.raises(InvalidInputError, match="'e6' cannot be stored"):
+            list(to_records(form))
+
+
+def test_of_events_in_columns_none_is_made_but_the_first() -> None:
+    columns = in_columns(alike(Event("", "t", 0, b""), [(f"e{i}", 0, b"1", "k") for i in range(100)]))
+    assert len(list(to_records(columns))) == 100
+    assert columns._events is None
