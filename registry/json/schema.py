@@ -217,7 +217,7 @@ def _explaining_class(draft: str) -> Any:
     }
     base = _VALIDATORS[draft][1]
     if "unevaluatedProperties" in base.VALIDATORS:
-        keywords["unevaluatedProperties"] = unevaluated_properties(matches)
+        keywords["unevaluatedProperties"] = unevaluated_properties(draft, matches)
     extended = validators.extend(base, keywords)
     extended.evolve = _evolve  # the original would leave this class at a schema with a "$schema" of its own
     return extended

@@ -321,6 +321,20 @@ def test_properties_that_nothing_speaks_of_are_told(draft: str, beside: Any, pay
     assert validator.is_valid(payload) == (told is None)
 
 
+def test_what_nothing_speaks_of_is_found_behind_identifiers_and_dynamic_references() -> None:
+    open_here = {"$id": "https://example.com/in/", "$ref": "open", "$defs": {"open": {"$id": "open", **OPEN}}}
+    tree = {"$dynamicAnchor": "node", "properties": {"b": True}}
+    validator = JsonSchemaValidator(
+        {
+            "$id": "https://example.com/",
+            "allOf": [open_here, {"$dynamicRef": "#node"}],
+            "unevaluatedProperties": False,
+            "$defs": {"tree": tree},
+        }
+    )
+    assert [v.message for v in validator.violations({"a": 1, "b": 2, "c": 3})] == ["not allowed here: c"]
+
+
 def test_what_nothing_speaks_of_is_told_where_it_does_not_fit() -> None:
     validator = JsonSchemaValidator({**OPEN, "unevaluatedProperties": {"type": "integer"}})
     assert rules(validator, {"a": "x", "b": 1, "c": "x"}) == {("/c", "type")}
