@@ -39,10 +39,12 @@ def encode(registry: SchemaRegistryService, guard: SchemaGuard | None, payloads:
         data = _all_as_json(payloads)
         if guard is None:
             return Encoded(data, SerializationFormat.JSON, [], (), {})
-        values = [
-            msgspec.json.decode(text) if isinstance(payload, bytes | msgspec.Raw) else payload
-            for text, payload in zip(data, payloads, strict=True)
-        ]
+        values = payloads
+        if _has_text(payloads):
+            values = [
+                msgspec.json.decode(text) if isinstance(payload, _TEXT) else payload
+                for text, payload in zip(data, payloads, strict=True)
+            ]
         return Encoded(data, SerializationFormat.JSON, guard.check_many(values), values, {})
     return _encode_avro(registry, guard, payloads)
 
@@ -95,9 +97,14 @@ def _read(writer: SchemaGuard, data: bytes, where: str) -> Any:
         raise ValidationFailedError(f"payload{where}: {error}") from error
 
 
+def _has_text(payloads: Sequence[JsonValue]) -> bool:
+    """Whether one of them is written already."""
+    return any(issubclass(kind, _TEXT) for kind in set(map(type, payloads)))
+
+
 def _all_as_json(payloads: Sequence[JsonValue]) -> list[bytes]:
     """``as_json`` of each."""
-    if not any(issubclass(kind, _TEXT) for kind in set(map(type, payloads))):
+    if not _has_text(payloads):
         with suppress(TypeError, ValueError, RecursionError, msgspec.MsgspecError):  # one by one they tell which of them it is
             return list(map(_encode, payloads))
     return [as_json(payload, i, payloads) for i, payload in enumerate(payloads)]
