@@ -26,7 +26,7 @@ LAWS: Final = {
     "streams": Law("streams", "streams", _EVENTS, (100,), (1, 10, 100, 1000)),
     "groups": Law("groups", "consumer groups", _EVENTS, (8,), (1, 2, 4, 8, 16, 32)),
     "aggregate": Law("aggregate", "events of the aggregate", "ms", (10_000,), (10, 100, 1000, 10_000, 100_000)),
-    "history": Law("history", "events", "rows/s", (100_000,), (10_000, 100_000, 1_000_000, 3_334_000)),
+    "history": Law("history", "events", "rows/s", (100_000,), (10_000, 100_000, 1_000_000, 33_340_000)),
     "recovery": Law("recovery", "keys of state", "s", (100_000,), (1000, 10_000, 100_000, 1_000_000)),
     "latency": Law(
         "latency", "events/s offered", "ms", (20_000,), (100, 1000, 5000, 10_000, 20_000, 50_000, 100_000, 200_000, 400_000)
