@@ -57,7 +57,16 @@ class Budget:
     def spend(self, value: _T) -> _T:
         """``value``, after its size was taken from the budget. Raises ``ValueError`` if nothing is left."""
         if isinstance(value, str | list | tuple):
-            self._left -= len(value)
-            if self._left < 0:
-                raise ValueError(f"too much to do: more than {MAX_MADE_CHARS:,} characters or elements are made on the way")
+            self._take(len(value))
         return value
+
+    def hold(self, value: _T) -> _T:
+        """``value``, an element, after the size of all within it was taken from the budget: it may be one from outside, which
+        each element holds again. Raises ``ValueError`` if nothing is left."""
+        self._take(size_of(value, self._left))
+        return value
+
+    def _take(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise ValueError(f"too much to do: more than {MAX_MADE_CHARS:,} characters or elements are made on the way")

@@ -20,6 +20,7 @@ from event_streaming_bus.models import rfc3339, time_ms
 MAX_BITS: Final = 4096
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NUMBERS: Final = (int, float)
+_CONTAINERS: Final = (list, tuple, dict)
 # Those of strftime's directives that depend neither on the platform nor on the locale or time zone of the machine.
 _TIME_FORMAT: Final = re.compile(r"(?:[^%]|%[HIMSUVWYdfjmuwy%])*")
 _DIRECTIVE: Final = re.compile(r"%.")
@@ -119,16 +120,27 @@ def text(value: Any) -> str:
     """Text as it is, everything else as JSON."""
     if isinstance(value, str):
         return value
-    if value.__class__ in (list, tuple, dict):
+    if value.__class__ in _CONTAINERS:
         check_size(size_of(value))
     return msgspec.json.encode(value).decode()
 
 
+def _texts(values: Iterable[Any], between: int = 0) -> list[str]:
+    """The values as text, null as none; refused as soon as they are too large, with so many characters ``between`` them: a small
+    list may hold one large value many times."""
+    made: list[str] = []
+    size = 0
+    for value in values:
+        part = "" if value is None else text(value)
+        size += len(part) + between
+        check_size(size)
+        made.append(part)
+    return made
+
+
 def concat(*values: Any) -> str:
     """The values as text, one after the other; null counts as empty."""
-    parts = ["" if value is None else text(value) for value in values]
-    check_size(sum(map(len, parts)))
-    return "".join(parts)
+    return "".join(_texts(values))
 
 
 def replace(value: str, old: str, new: str) -> str:
@@ -140,9 +152,7 @@ def replace(value: str, old: str, new: str) -> str:
 def join(separator: str, values: Any) -> str:
     """The values of a list as text, with the separator between them; null counts as empty."""
     _need_text(separator, "join")
-    parts = ["" if value is None else text(value) for value in items(values)]
-    check_size(sum(map(len, parts)) + len(separator) * len(parts))
-    return separator.join(parts)
+    return separator.join(_texts(items(values), len(separator)))
 
 
 def zfill(value: str, width: int) -> str:
@@ -230,6 +240,8 @@ def hour(value: Any) -> int:
 
 def stable_hash(value: Any) -> int:
     """A number from 0 to 2**63 - 1 that is always the same for the same value (XXH3 of its JSON)."""
+    if value.__class__ in _CONTAINERS:
+        check_size(size_of(value))
     return xxhash.xxh3_64_intdigest(msgspec.json.encode(value, order="sorted")) >> 1
 
 

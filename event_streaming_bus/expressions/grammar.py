@@ -42,6 +42,8 @@ _PAYLOADS: Final = ("payload", "left", "right")
 _RUNS_OVER: Final = frozenset({"all", "any", "max", "min", "sorted", "sum", "join"})
 """What may have a comprehension without brackets as its only argument."""
 _MAKES_TEXT: Final = frozenset({"concat", "format_time", "sorted", "str"})
+_SMALL_OR_SPENT: Final = (ast.Compare, ast.UnaryOp, ast.BinOp, ast.Constant, ast.JoinedStr)
+"""What is a number, true or false, or made anew and counted for that; other elements may be values from outside."""
 _CHARS_PER_OPERATION: Final = 16
 _REFUSED: Final[dict[type[ast.AST], str]] = {
     ast.Lambda: "lambda is not allowed",
@@ -299,8 +301,11 @@ class Emitter:
         name = each.target.id
         self._local, self._outside = frozenset({name}), []
         conditions = "".join(f" if ({self.emit(condition)})" for condition in each.ifs)
+        of_conditions, self._outside = self._outside, []
         element = self.emit(node.elt)
-        others = "".join(f"{code}, " for code in self._outside)
+        if self._outside and not isinstance(node.elt, _SMALL_OR_SPENT):
+            element = f"_budget.hold({element})"
+        others = "".join(f"{code}, " for code in dict.fromkeys([*of_conditions, *self._outside]))
         self._local = frozenset()
         operations = sum(map(_operations, [node.elt, *each.ifs]))
         budget = f"_Budget(_items({source}), {operations}, ({others}))"

@@ -1,6 +1,7 @@
 """The expression language: what it allows, what it answers, what it refuses, and how it explains a failure."""
 
 import json
+import time
 from typing import Any
 
 import msgspec
@@ -321,6 +322,32 @@ def test_text_cannot_be_blown_up() -> None:
     ):
         with pytest.raises(ValueError, match="too large"):
             evaluate(text, payload)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("','.join(payload.rows for x in payload.rows)", "too much to do"),
+        ("','.join([" + "payload.rows, " * 60 + "''])", "too large"),
+        ("concat(" + "payload.rows, " * 60 + "'')", "too large"),
+        ("[payload.rows for x in payload.rows]", "too much to do"),
+        ("[payload.rows for x in payload.rows if payload.rows]", "too much to do"),
+        ("sorted(coalesce(x.no, payload.rows) for x in payload.rows)", "too much to do"),
+        ("hash(payload.blob)", "too large"),
+    ],
+)
+def test_one_large_value_cannot_be_held_many_times(text: str, told: str) -> None:
+    payload = {"rows": ["ab", "c"] * 3000, "blob": ["x" * 2_000_000]}
+    began = time.process_time()
+    with pytest.raises(ValueError, match=told):
+        evaluate(text, payload)
+    assert time.process_time() - began < 5  # each of them takes less than a second on a machine of today
+
+
+def test_values_from_outside_may_be_elements() -> None:
+    payload = {"rows": [{"n": 1}, {"n": 2}], "shop": {"name": "s"}}
+    assert evaluate("[payload.shop for x in payload.rows if x.n > 1 and payload.shop.name]", payload) == [{"name": "s"}]
+    assert evaluate("any(x.n == payload.rows[1].n for x in payload.rows)", payload) is True
 
 
 def test_an_expression_cannot_change_the_payload() -> None:
