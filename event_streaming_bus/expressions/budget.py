@@ -45,11 +45,13 @@ class Budget:
     ``ValueError`` if it takes more than ``MAX_STEPS``.
     """
 
-    __slots__ = ("_left", "items")
+    __slots__ = ("_held", "_held_size", "_left", "items")
 
     def __init__(self, items: Sequence[Any], operations: int, others: Sequence[Any]) -> None:
         self.items = items
         self._left = MAX_MADE_CHARS
+        self._held: Any = None
+        self._held_size = 1
         each = operations + sum(size_of(other, MAX_STEPS) // _CHARS_PER_STEP for other in others)
         if len(items) * each > MAX_STEPS:
             raise ValueError(f"too much to do: about {each:,} steps for each of {len(items):,} elements")
@@ -63,7 +65,9 @@ class Budget:
     def hold(self, value: _T) -> _T:
         """``value``, an element, after the size of all within it was taken from the budget: it may be one from outside, which
         each element holds again. Raises ``ValueError`` if nothing is left."""
-        self._take(size_of(value, self._left))
+        if value is not self._held:  # most often it is one and the same, and perhaps large
+            self._held, self._held_size = value, size_of(value, self._left)
+        self._take(self._held_size)
         return value
 
     def _take(self, size: int) -> None:

@@ -197,6 +197,8 @@ def _syntax_error_place(text: str, error: SyntaxError) -> tuple[int, int]:
                 ast.parse(text, mode="eval")
         except SyntaxError as bare:
             return 1, (bare.offset or 1) - 1
+        except (ValueError, RecursionError, MemoryError):
+            pass  # as it is it may be nested one level too deep, where in parentheses another mistake was met first
     line = error.lineno or 1
     return line, (error.offset or 1) - 1 - (line == 1)
 

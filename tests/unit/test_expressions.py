@@ -304,6 +304,12 @@ def test_what_is_not_allowed_is_refused_with_the_column(text: str, reason: str, 
         assert f"column {column}" in caught.value.message
 
 
+@pytest.mark.parametrize("levels", [50, 198, 199, 200, 201, 1000])
+def test_brackets_that_do_not_close_are_refused_however_many_they_are(levels: int) -> None:
+    with pytest.raises(ExpressionError, match="does not parse"):
+        parse("a" + "[" * levels + "in")
+
+
 @pytest.mark.parametrize(
     "text",
     ["9 ** 9 ** 9", "'a' * 10 ** 9", "[0] * 10 ** 9", "'%1000000000d' % 1", "round(5, -1000000000)", "'x'.zfill(10 ** 9)"],
