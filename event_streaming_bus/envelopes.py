@@ -57,9 +57,9 @@ def envelop(
     columns: dict[str, Column] = {
         "event_id": event_ids,
         "event_type": said.column("event_type"),
-        "timestamp_ms": _timestamps(said, sender.accepted_ms) if timestamps_ms is None else timestamps_ms,
+        "timestamp_ms": _timestamps(said, sender.accepted_ms) if timestamps_ms is None else list(timestamps_ms),
         "data": encoded.data,
-        "key": _or_else(said.column("key") if keys is None else keys, aggregate_ids, count),
+        "key": _or_else(said.column("key") if keys is None else list(keys), aggregate_ids, count),
         "source_capability": said.column("source_capability"),
         "aggregate_id": aggregate_ids,
         "aggregate_type": said.column("aggregate_type"),
