@@ -39,7 +39,9 @@ def replaced(last: Report, new: Report) -> dict[str, Any]:
         "laws": {**last["laws"], **{name: new["laws"][name] for name in laws}},
         "targets": [known.get(target["name"], target) for target in last["targets"]]
         + [target for target in new["targets"] if target["name"] not in before],
-        "left_out": [line for line in last["left_out"] if not _is_of(line, about["names"])] + new["left_out"],
+        "left_out": list(
+            dict.fromkeys([*(line for line in last["left_out"] if not _is_of(line, about["names"])), *new["left_out"]])
+        ),
         "again": [*last.get("again", []), about],
     }
 
