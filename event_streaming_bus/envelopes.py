@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -88,7 +88,11 @@ class _Said:
         self.configs: Sequence[EventConfig] = [config] if isinstance(config, EventConfig) else config
 
     def column(self, name: str) -> Column:
-        values = list(map(attrgetter(name), self.configs))
+        """What they say there."""
+        return self.of_each(list(map(attrgetter(name), self.configs)))
+
+    def of_each(self, values: list[Any]) -> Column:
+        """Values, one for each configuration, as the values of the events."""
         return Same(values[0]) if self.is_one else values
 
     def says(self, name: str) -> bool:
@@ -118,8 +122,7 @@ def _event_ids(said: _Said, count: int) -> tuple[Column, bool]:
 
 
 def _timestamps(said: _Said, now_ms: int) -> Column:
-    times = [now_ms if config.timestamp is None else time_ms(config.timestamp) for config in said.configs]
-    return Same(times[0]) if said.is_one else times
+    return said.of_each([now_ms if config.timestamp is None else time_ms(config.timestamp) for config in said.configs])
 
 
 def _formats(encoded: Encoded, count: int) -> Column:
@@ -152,9 +155,7 @@ def _delivery(said: _Said, now_ms: int) -> tuple[Column, Column, bool]:
         return Same(None), Same(None), False
     times = [_delivery_of(config, None if said.is_one else i, now_ms) for i, config in enumerate(said.configs)]
     is_delayed = any(deliver_at_ms is not None and deliver_at_ms > now_ms for deliver_at_ms, _ in times)
-    if said.is_one:
-        return Same(times[0][0]), Same(times[0][1]), is_delayed
-    return [each[0] for each in times], [each[1] for each in times], is_delayed
+    return said.of_each([each[0] for each in times]), said.of_each([each[1] for each in times]), is_delayed
 
 
 def _delivery_of(config: EventConfig, index: int | None, now_ms: int) -> tuple[int | None, int | None]:

@@ -63,8 +63,7 @@ class Supervised:
         self.stopping = False
         self.ended = threading.Event()
         self._samples: deque[tuple[float, dict[str, int]]] = deque(maxlen=_RATE_WINDOW)
-        self._sampled_at_s = 0.0
-        self._sampled_version = -1
+        self._sampled_version: int | None = None  # of the log, at the last sample
         self.start()
 
     def start(self) -> None:
@@ -112,14 +111,14 @@ class Supervised:
     def sample(self) -> None:
         """Note how many events are done, once a second."""
         now_s = time.monotonic()
-        if now_s - self._sampled_at_s < _SAMPLE_S:
+        if self._samples and now_s - self._samples[-1][0] < _SAMPLE_S:
             return
         version = self._storage.log.version()
-        if version == self._sampled_version and self._samples:
+        if version == self._sampled_version:
             done = self._samples[-1][1]  # nothing was written since: an idle bus need not read anything
         else:
             done = {each.processor_id: each.events_in for each in flow_metrics(self.plan, self._storage)}
-        self._sampled_at_s, self._sampled_version = now_s, version
+        self._sampled_version = version
         self._samples.append((now_s, done))
 
     def events_per_second(self, processor_id: str) -> float:

@@ -36,11 +36,12 @@ def encode(registry: SchemaRegistryService, guard: SchemaGuard | None, payloads:
     written in the wire format with a version of that schema. Raises ``InvalidInputError`` for what cannot be expressed.
     """
     if guard is None or guard.format is SerializationFormat.JSON:
-        data = _all_as_json(payloads)
+        has_text = any(issubclass(kind, _TEXT) for kind in set(map(type, payloads)))  # which is written already
+        data = _all_as_json(payloads, has_text)
         if guard is None:
             return Encoded(data, SerializationFormat.JSON, [], (), {})
         values = payloads
-        if _has_text(payloads):
+        if has_text:
             values = [
                 msgspec.json.decode(text) if isinstance(payload, _TEXT) else payload
                 for text, payload in zip(data, payloads, strict=True)
@@ -97,14 +98,9 @@ def _read(writer: SchemaGuard, data: bytes, where: str) -> Any:
         raise ValidationFailedError(f"payload{where}: {error}") from error
 
 
-def _has_text(payloads: Sequence[JsonValue]) -> bool:
-    """Whether one of them is written already."""
-    return any(issubclass(kind, _TEXT) for kind in set(map(type, payloads)))
-
-
-def _all_as_json(payloads: Sequence[JsonValue]) -> list[bytes]:
+def _all_as_json(payloads: Sequence[JsonValue], has_text: bool) -> list[bytes]:
     """``as_json`` of each."""
-    if not _has_text(payloads):
+    if not has_text:
         with suppress(TypeError, ValueError, RecursionError, msgspec.MsgspecError):  # one by one they tell which of them it is
             return list(map(_encode, payloads))
     return [as_json(payload, i, payloads) for i, payload in enumerate(payloads)]

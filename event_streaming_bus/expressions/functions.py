@@ -7,7 +7,7 @@ bounds what it makes: text and lists to ``budget.MAX_SIZE``, integers to ``MAX_B
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 import xxhash
@@ -20,7 +20,6 @@ from event_streaming_bus.models import rfc3339, time_ms
 MAX_BITS: Final = 4096
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NUMBERS: Final = (int, float)
-_CONTAINERS: Final = (list, tuple, dict)
 # Those of strftime's directives that depend neither on the platform nor on the locale or time zone of the machine.
 _TIME_FORMAT: Final = re.compile(r"(?:[^%]|%[HIMSUVWYdfjmuwy%])*")
 _DIRECTIVE: Final = re.compile(r"%.")
@@ -118,11 +117,14 @@ def items(value: Any) -> Any:
 
 def text(value: Any) -> str:
     """Text as it is, everything else as JSON."""
-    if isinstance(value, str):
-        return value
-    if value.__class__ in _CONTAINERS:
+    return value if isinstance(value, str) else _encoded(value).decode()
+
+
+def _encoded(value: Any, order: Literal["sorted"] | None = None) -> bytes:
+    """The value as JSON, unless it is too large."""
+    if value.__class__ in (list, tuple, dict):
         check_size(size_of(value))
-    return msgspec.json.encode(value).decode()
+    return msgspec.json.encode(value, order=order)
 
 
 def _texts(values: Iterable[Any], between: int = 0) -> list[str]:
@@ -240,9 +242,7 @@ def hour(value: Any) -> int:
 
 def stable_hash(value: Any) -> int:
     """A number from 0 to 2**63 - 1 that is always the same for the same value (XXH3 of its JSON)."""
-    if value.__class__ in _CONTAINERS:
-        check_size(size_of(value))
-    return xxhash.xxh3_64_intdigest(msgspec.json.encode(value, order="sorted")) >> 1
+    return xxhash.xxh3_64_intdigest(_encoded(value, "sorted")) >> 1
 
 
 def rounded(value: Any, digits: int = 0) -> Any:

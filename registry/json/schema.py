@@ -22,7 +22,7 @@ from referencing.jsonschema import specification_with
 from event_streaming_bus.errors import SchemaError
 from event_streaming_bus.registry.json.documents import DRAFTS, checked_copies, first_line
 from event_streaming_bus.registry.json.subschemas import Documents
-from event_streaming_bus.registry.json.unevaluated import unevaluated_properties
+from event_streaming_bus.registry.json.unevaluated import errors_of_others, unevaluated_properties
 from event_streaming_bus.registry.violations import MAX_VIOLATIONS, Violation, pointer_to, violation
 
 MAX_EXPLAINED_STEPS: Final = 20_000
@@ -193,12 +193,7 @@ def _explaining_class(draft: str) -> Any:
             return
         named, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
         extras = [n for n in instance if n not in named and not any(matches(p, n) for p in patterns)]
-        if isinstance(allowed, Mapping):
-            for name in extras:
-                yield from validator.descend(instance[name], allowed, path=name)
-        elif allowed is False and extras:
-            known = f"; accepted: {', '.join(sorted(named))}" if named else ""
-            yield jsonschema.ValidationError(f"not allowed here: {', '.join(sorted(extras))}{known}")
+        yield from errors_of_others(validator, allowed, instance, extras, named)
 
     def one_of(validator: Any, values: Any, instance: Any, schema: Any) -> Iterator[Any]:
         _spend(len(values) // (400 if isinstance(instance, str) else 20))

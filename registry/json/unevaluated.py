@@ -4,7 +4,7 @@ jsonschema's own would run the patterns of ``patternProperties`` with Python's e
 takes, and for others takes for ever. See the specification of JSON Schema, 2020-12, Core, 11.3, and 2019-09, Core, 9.3.2.4.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jsonschema
@@ -32,13 +32,22 @@ def unevaluated_properties(draft: str, matches: Matches) -> Callable[[Any, Any, 
         beside = {keyword: value for keyword, value in schema.items() if keyword != "unevaluatedProperties"}
         evaluated = _evaluated(validator, instance, beside, matches, within)
         others = [name for name in instance if name not in evaluated]
-        if allowed is False and others:
-            yield jsonschema.ValidationError(f"not allowed here: {', '.join(sorted(others))}")
-        elif isinstance(allowed, Mapping):
-            for name in others:
-                yield from validator.descend(instance[name], allowed, path=name)
+        yield from errors_of_others(validator, allowed, instance, others)
 
     return check
+
+
+def errors_of_others(
+    validator: Any, allowed: Any, instance: Mapping[str, Any], others: Sequence[str], accepted: Iterable[str] = ()
+) -> Iterator[Any]:
+    """What is wrong with the properties that are left over for ``allowed``, a schema; ``accepted`` are the names of properties
+    that might be meant."""
+    if isinstance(allowed, Mapping):
+        for name in others:
+            yield from validator.descend(instance[name], allowed, path=name)
+    elif allowed is False and others:
+        known = f"; accepted: {', '.join(sorted(accepted))}" if accepted else ""
+        yield jsonschema.ValidationError(f"not allowed here: {', '.join(sorted(others))}{known}")
 
 
 def _evaluated(validator: Any, instance: Mapping[str, Any], schema: Any, matches: Matches, within: Within) -> set[str]:

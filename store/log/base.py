@@ -14,7 +14,8 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
-from event_streaming_bus.models import Event, Receipt, Split, StreamConfig, StreamInfo, rfc3339
+from event_streaming_bus.models import Event, EventPriority, Receipt, Split, StreamConfig, StreamInfo, rfc3339
+from event_streaming_bus.store.log.event_columns import different
 from event_streaming_bus.store.log.record_batch import RecordBatch
 
 
@@ -96,6 +97,12 @@ class Append(msgspec.Struct, frozen=True):
     partition: int | None = None
     schedule: Schedule | None = None
     checked: StreamConfig | None = None
+
+    def only_lane(self, partitions: int) -> EventPriority | None:
+        """The lane of all events, if they are sure to come one behind the other: all new, in the only partition of the stream, in
+        one lane. Else ``None``."""
+        lanes: set[EventPriority] = different(self.events, "priority") if self.new_ids and partitions == 1 else set()
+        return lanes.pop() if len(lanes) == 1 else None
 
 
 class Mark(msgspec.Struct, frozen=True):

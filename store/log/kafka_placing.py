@@ -8,7 +8,7 @@ from typing import TypeAlias
 from event_streaming_bus.errors import InvalidStateError
 from event_streaming_bus.models import LANES, Event, EventPriority, Position, Receipt, Split, StreamInfo
 from event_streaming_bus.store.log.base import Append, AppendResult
-from event_streaming_bus.store.log.event_columns import column_of, different, selected
+from event_streaming_bus.store.log.event_columns import column_of, selected
 from event_streaming_bus.store.log.kafka_ids import OwnRun, StreamIds, id_hash
 from event_streaming_bus.store.log.kafka_partitions import partition_of
 from event_streaming_bus.store.log.kafka_producer import Delivery
@@ -38,8 +38,8 @@ class Placement:
         """The indexes of the new events by lane and partition, in the order given."""
         append, partitions, tenant_id = self.append, self.info.config.partitions, self.info.tenant_id
         keyless = append.partition if append.partition is not None else time.monotonic_ns() // 1_000_000
-        if append.new_ids and partitions == 1 and len(lanes := different(append.events, "priority")) == 1:
-            return {(lanes.pop(), 0): range(len(append.events))}
+        if (only := append.only_lane(partitions)) is not None:
+            return {(only, 0): range(len(append.events))}
         groups: dict[tuple[EventPriority, int], list[int]] = {}
         taken: dict[str, int] = {}
         rows = zip(self._event_ids, column_of(append.events, "key"), column_of(append.events, "priority"), strict=True)

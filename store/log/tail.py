@@ -28,13 +28,12 @@ class StreamPlace(msgspec.Struct, frozen=True):
 
 def pack_ahead(append: Append, place: StreamPlace) -> None:
     """Pack events that are sure to be record batches of their own, so that the others who want to write need not wait for it."""
-    events = append.events
-    if len(events) < _ALONE or not append.new_ids or append.schedule is not None or place.info.config.partitions > 1:
+    events, config = append.events, place.info.config
+    if len(events) < _ALONE or append.schedule is not None or append.only_lane(config.partitions) is None:
         return
-    if len(different(events, "priority")) == 1:
-        with suppress(InvalidInputError):  # the transaction tells of it
-            for batch, codec in _in_batches(events, place.info.config.compression_type) or ():
-                packed(batch, codec)
+    with suppress(InvalidInputError):  # the transaction tells of it
+        for batch, codec in _in_batches(events, config.compression_type) or ():
+            packed(batch, codec)
 
 
 def _in_batches(events: Sequence[Event], codec: CompressionType) -> list[tuple[EventColumns, CompressionType]] | None:

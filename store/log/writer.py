@@ -22,7 +22,7 @@ from event_streaming_bus.models import (
     StreamConfig,
 )
 from event_streaming_bus.store.log.base import Append, AppendResult, Condition, Journal, Mark, Schedule
-from event_streaming_bus.store.log.event_columns import column_of, different, in_columns, selected
+from event_streaming_bus.store.log.event_columns import column_of, in_columns, selected
 from event_streaming_bus.store.log.record_batch import (
     StoredBatch,
     checksum,
@@ -196,8 +196,8 @@ class Transaction:
         events, partitions = append.events, place.info.config.partitions
         if not events:
             return {}
-        if append.new_ids and partitions == 1 and len(lanes := different(events, "priority")) == 1:
-            return {(0, lanes.pop()): range(len(events))}
+        if (lane := append.only_lane(partitions)) is not None:
+            return {(0, lane): range(len(events))}
         keyless = append.partition if append.partition is not None else time.monotonic_ns() // 1_000_000
         groups: dict[tuple[int, EventPriority], list[int] | range] = {}
         taken: set[str] = set()

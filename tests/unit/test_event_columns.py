@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from columns import in_columns
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +16,7 @@ from event_streaming_bus.models import CompressionType, Event, EventPriority, St
 from event_streaming_bus.store.log import tail
 from event_streaming_bus.store.log.base import Append
 from event_streaming_bus.store.log.embedded import EmbeddedLog
-from event_streaming_bus.store.log.event_columns import EventColumns, Same, column_of, different, joined, selected
+from event_streaming_bus.store.log.event_columns import EventColumns, column_of, different, joined, selected
 from event_streaming_bus.store.log.record_batch import encode_columns
 from event_streaming_bus.store.log.writer import partition_of
 
@@ -32,16 +33,6 @@ events = st.builds(
     priority=st.sampled_from(EventPriority),
     compression_type=st.sampled_from([None, *CompressionType]),
 )
-
-
-def in_columns(rows: Sequence[Event]) -> EventColumns:
-    """The same, with ``Same`` wherever all values are one and the same object."""
-    columns: dict[str, Any] = {}
-    for name in FIELDS:
-        values = [getattr(row, name) for row in rows]
-        is_same = rows and all(value is values[0] for value in values)
-        columns[name] = Same(values[0]) if is_same and name not in ("event_id", "data", "timestamp_ms") else values
-    return EventColumns(columns, len(rows))
 
 
 @given(st.lists(events, min_size=1, max_size=6), st.data())

@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 import pytest
+from columns import in_columns
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from event_streaming_bus.errors import InvalidInputError
 from event_streaming_bus.models import CompressionType, Event, EventPriority, SerializationFormat
-from event_streaming_bus.store.log.event_columns import Column, EventColumns, Same
 from event_streaming_bus.store.log.kafka_events import Record, to_record, to_records
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -53,14 +53,6 @@ def alike(like: Event, own: list[tuple[str, int, bytes, str | None]]) -> list[Ev
         msgspec.structs.replace(like, event_id=event_id, timestamp_ms=at_ms, data=data, key=key)
         for event_id, at_ms, data, key in own
     ]
-
-
-def in_columns(events: list[Event]) -> EventColumns:
-    columns: dict[str, Column] = {}
-    for name in Event.__struct_fields__:
-        values = [getattr(event, name) for event in events]
-        columns[name] = Same(values[0]) if all(value is values[0] for value in values) else values
-    return EventColumns(columns, len(events))
 
 
 def outcome(make: Callable[[], Iterable[Record]]) -> object:
